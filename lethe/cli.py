@@ -1,0 +1,145 @@
+"""What all stages share on the command line: flags made from the schema, one-line errors, the device."""
+
+import argparse
+import errno
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lethe import options as opts
+from lethe.errors import UserError
+
+
+def parser(stage: str, doc: str) -> argparse.ArgumentParser:
+    """A parser with the flags that every stage has. `doc` is the stage's docstring; its text is the help."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--out", type=Path, required=True, help="result folder")
+    made.add_argument("--dry-run", action="store_true", help="check every input, say what would be done, do nothing")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
+    made.add_argument("--params", type=Path, help="params file that gives the values not given as flags")
+    return made
+
+
+def add_base(made: argparse.ArgumentParser) -> None:
+    """--base and --revision."""
+    made.add_argument("--base", required=True, help="base model: a StableDiffusionPipeline folder, or a hub id")
+    made.add_argument("--revision", help="commit of the hub id")
+
+
+def add_section(made: argparse.ArgumentParser, section: str, plugin: tuple[str, str] | None = None) -> None:
+    """One flag a key of a params section, with the schema's type and description."""
+    rules = opts.section_schema(section, plugin)
+    group = made.add_argument_group(f"values of section {section}")
+    for key, rule in rules["properties"].items():
+        help_text = rule.get("description", "").replace("%", "%%")
+        group.add_argument(flag(key), dest=f"value_{key}", metavar="VALUE", type=_value, default=None, help=help_text)
+
+
+def flag(key: str) -> str:
+    """params key -> flag: upper_lr -> --upper-lr."""
+    return "--" + key.replace("_", "-")
+
+
+def flags(values: dict) -> list[str]:
+    """A section's values as the words of a command line; `add_section` reads them back."""
+    words = []
+    for key, value in values.items():
+        words += [flag(key), "none" if value is None else value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def _value(text: str) -> object:
+    if text in ("none", "null"):
+        return "none"  # told apart from a flag that was not given
+    try:
+        return json.loads(text, parse_constant=lambda name: name)
+    except json.JSONDecodeError:
+        return text
+
+
+def section_values(args: argparse.Namespace, section: str, plugin: tuple[str, str] | None = None) -> dict:
+    """The section's values: flags over the params file. Raises UserError for a missing or illegal one."""
+    rules = opts.section_schema(section, plugin)
+    values = {}
+    if args.params:
+        found = opts.load(args.params)
+        for word in section.split("_") if section.startswith("erase_") else [section]:
+            found = found.get(word, {})
+        values = {key: found[key] for key in rules["properties"] if key in found}
+    given = {key: getattr(args, f"value_{key}") for key in rules["properties"]}
+    values |= {key: _null(value) for key, value in given.items() if value is not None}
+    missing = [flag(key) for key in rules["required"] if key not in values]
+    if missing:
+        raise UserError(f"section {section}: missing {' '.join(missing)}; give them, or --params FILE")
+    opts.check(values, rules, section)
+    return values
+
+
+def _null(value: object) -> object:
+    return None if value == "none" else value
+
+
+def named_paths(pairs: list[str], what: str) -> dict[str, Path]:
+    """["monet=a.csv", ...] -> {"monet": Path("a.csv"), ...}."""
+    found = {}
+    for pair in pairs:
+        name, sign, path = pair.partition("=")
+        if not (name and sign and path):
+            raise UserError(f"{what}: {pair!r} is not NAME=PATH")
+        if name in found:
+            raise UserError(f"{what}: {name!r} is given twice")
+        found[name] = Path(path)
+    return found
+
+
+def device(args: argparse.Namespace):
+    """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device: {name!r} is not available on this machine; use cpu")
+    return chosen
+
+
+def check_finite(value: float, what: str) -> float:
+    """Raises UserError if a measured value is NaN or infinite."""
+    if not math.isfinite(value):
+        raise UserError(f"{what} is {value}: the run diverged; lower the learning rate or raise the warm-up, then run again")
+    return value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a stage: a user's mistake becomes one line on stderr and exit code 2, a full disk exit code 3."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(_say(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; run the same command to go on", 130))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(_say(f"no space left on the disk while writing {error.filename or 'a file'}; free some, run again", 3))
+
+
+def _say(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    if code == 130:
+        sys.stdout.flush()
+        os._exit(code)  # worker threads of torch may hold a normal exit back for seconds
+    return code

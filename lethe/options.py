@@ -1,0 +1,117 @@
+"""params.yaml: read, checked, refused in one line. The schema is `lethe/schema.yaml`."""
+
+import functools
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from lethe import registry
+from lethe.errors import UserError
+
+SCHEMA = Path(__file__).with_name("schema.yaml")
+
+
+@functools.cache
+def schema() -> dict:
+    """The schema of a whole params file."""
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
+def section_schema(section: str, plugin: tuple[str, str] | None = None) -> dict:
+    """Schema of one section, with the options of a plug-in ("erasers", "esd") merged in, unknown keys refused."""
+    found = dict(schema()["properties"].get(section, {"type": "object"}))
+    properties, required = dict(found.get("properties", {})), list(found.get("required", []))
+    if plugin:
+        own = registry.literal(*plugin, "OPTIONS")
+        properties |= own
+        required += list(own)
+    return {"$defs": schema()["$defs"]} | found | {
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+def plugin_of(section: str, values: dict) -> tuple[str, str] | None:
+    """The plug-in whose options a section carries: the solver of `bilevel`."""
+    if section == "bilevel" and isinstance(values.get("solver"), str):
+        registry.check("solvers", values["solver"])
+        return ("solvers", values["solver"])
+    return None
+
+
+def check(values: object, rules: dict, where: str) -> None:
+    """Raises UserError that names the key, its value and what is legal."""
+    validator = jsonschema.Draft202012Validator(rules)
+    errors = sorted(validator.iter_errors(values), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
+    if errors:
+        raise UserError(_explain(errors[0], where))
+
+
+def _explain(error: jsonschema.ValidationError, where: str) -> str:
+    key = ".".join([where, *map(str, error.absolute_path)]).strip(".")
+    meaning = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
+    hint = f" ({meaning})" if meaning else ""
+    value = error.instance
+    match error.validator:
+        case "additionalProperties":
+            known = sorted(error.schema["properties"])
+            unknown = sorted(set(value) - set(known))
+            return f"{key or 'params'}: unknown key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}"
+        case "required":
+            missing = [name for name in error.validator_value if name not in value]
+            return f"{key or 'params'}: missing key {', '.join(map(repr, missing))}"
+        case "type":
+            wanted = error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+            if isinstance(value, str) and ("number" in wanted or "integer" in wanted) and _is_number(value):
+                return f"{key}: {value!r} is text, not a number: YAML reads 1e-6 as text, write it as 1.0e-6{hint}"
+            return f"{key}: {value!r} is not of type {wanted}{hint}"
+        case "enum":
+            return f"{key}: {value!r} is not one of {', '.join(map(str, error.validator_value))}{hint}"
+        case _:
+            return f"{key}: {error.message}{hint}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def load(path: Path) -> dict:
+    """Reads and checks a params file. Raises UserError at the first thing that is wrong."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such params file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    validate(values)
+    return values
+
+
+def validate(values: object) -> None:
+    """Checks a whole experiment: types, ranges, plug-ins, and the names that sections use of each other."""
+    check(values, schema(), "")
+    check(values["bilevel"], section_schema("bilevel", plugin_of("bilevel", values["bilevel"])), "bilevel")
+    registry.check("criteria", values["prune"]["criterion"])
+    registry.check("suppressions", values["bilevel"]["suppression"])
+    for name, own in values["erase"].items():
+        registry.check("erasers", name)
+        check(own, section_schema("erase_" + name, ("erasers", name)), f"erase.{name}")
+    grid, arms = values["grid"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")]
+    for arm in grid["arms"]:
+        if arm not in arms:
+            raise UserError(f"grid.arms: {arm!r} is not one of {', '.join(arms)}")
+        if arm in registry.names("erasers") and arm not in values["erase"]:
+            raise UserError(f"grid.arms: {arm!r} is asked for but erase.{arm} is missing")
+    if "distill" not in grid["arms"]:
+        raise UserError("grid.arms: 'distill' is missing; CP and CSD are measured against it")
+    for name, members in grid["sets"].items():
+        for member in members:
+            if member not in values["concepts"]:
+                raise UserError(f"grid.sets.{name}: {member!r} is not one of the concepts: {', '.join(values['concepts'])}")

@@ -1,0 +1,82 @@
+"""The address of a result is the hash of its recipe (DESIGN rule 2).
+
+A recipe is: stage, the stage's VERSION, its resolved options, and the recipes of its parents. Parents that nobody made
+here (a base model, pictures, prompt files) count by the identity of their content. The workflow plans addresses with
+these functions before anything exists; a stage computes its own recipe from its inputs with the same ones.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from lethe.errors import UserError
+from lethe.io import META, canonical, digest, read_meta
+
+SAMPLED = 1 << 20  # of a file over 32 MiB only head and tail are hashed: planning a run must not read gigabytes
+
+
+def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str]) -> str:
+    """Ten hex characters. `parents` maps a role to the parent's recipe or identity."""
+    return digest({"stage": stage, "version": version, "options": dict(options), "parents": dict(parents)})
+
+
+def of_result(folder: Path) -> str:
+    """Recipe of a finished result folder."""
+    return read_meta(folder)["recipe"]
+
+
+def of_file(path: Path) -> str:
+    """Identity of a small file such as a prompt CSV: its bytes."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:10]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def of_folder(folder: Path) -> str:
+    """Identity of a folder that was given to us: names, sizes and bytes (head and tail of large files)."""
+    folder = Path(folder)
+    seen = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            content = hashlib.sha256(file.read() if size <= 32 * SAMPLED else file.read(SAMPLED))
+            if size > 32 * SAMPLED:
+                file.seek(-SAMPLED, 2)
+                content.update(file.read())
+        seen.append([str(path.relative_to(folder)), size, content.hexdigest()])
+    return digest(seen)
+
+
+def of_model(path: str, revision: str | None) -> str:
+    """Identity of a base model, judge or descriptor: a folder's content, or hub id and revision.
+
+    Raises UserError if it is neither a folder nor an id with a full commit as its revision (a branch may move).
+    """
+    if Path(path).is_dir():
+        return of_result(path) if (Path(path) / META).is_file() else of_folder(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")
+    if not revision or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(f"{path}: a hub id needs its revision, the 40 hex digits of a commit; found {revision!r}")
+    return digest([path, revision])
+
+
+def of_pictures(folder: Path, make: str | None) -> str:
+    """Identity of an imagefolder: the command that makes it, or else its metadata and its files' sizes.
+
+    A samples folder of ours counts by its recipe.
+    """
+    folder = Path(folder)
+    if (folder / META).is_file():
+        return of_result(folder)
+    if make:
+        return digest([make, str(folder)])
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such picture folder")
+    metadata = folder / "metadata.jsonl"
+    if not metadata.is_file():
+        raise UserError(f"{folder}: no metadata.jsonl there (one JSON object a line: file_name, text)")
+    sizes = {p.name: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    return hashlib.sha256((canonical(sizes) + metadata.read_text(encoding="utf-8")).encode()).hexdigest()[:10]

@@ -1,0 +1,41 @@
+"""Plug-ins are modules: `lethe/erasers/esd.py` is the eraser `esd` (DESIGN rule 6).
+
+A plug-in package holds one module per plug-in with one function of an agreed name, and an `OPTIONS` dict: the JSON
+schema of its options. Adding a plug-in is adding that one file. Names and options are read without importing the
+module, so that planning a run does not import torch.
+"""
+
+import ast
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from lethe.errors import UserError
+
+ROOT = Path(__file__).resolve().parent
+
+
+def names(package: str) -> list[str]:
+    """Plug-ins of a package such as "erasers", sorted."""
+    return sorted(p.stem for p in (ROOT / package).glob("*.py") if not p.stem.startswith("_"))
+
+
+def check(package: str, name: str) -> str:
+    """Returns the name, or raises UserError with the known ones."""
+    if name not in names(package):
+        raise UserError(f"{name!r} is not one of the {package}: {', '.join(names(package))}")
+    return name
+
+
+def get(package: str, name: str) -> ModuleType:
+    """The plug-in's module, imported."""
+    return importlib.import_module(f"lethe.{package}.{check(package, name)}")
+
+
+def literal(package: str, name: str, constant: str) -> object:
+    """A module-level constant (OPTIONS, VERSION) read from the source text; it must be a literal."""
+    source = (ROOT / package / f"{check(package, name)}.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == constant for target in node.targets):
+            return ast.literal_eval(node.value)
+    raise LookupError(f"lethe/{package}/{name}.py has no {constant}")
