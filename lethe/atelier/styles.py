@@ -10,121 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 from scipy import ndimage
 
-from lethe.atelier.painting import FIRST_PART, GROUND, RES, SKY, Scene
-
-Rng = np.random.Generator
-Array = np.ndarray
-YY, XX = np.mgrid[0:RES, 0:RES].astype(np.float32)
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-
-def _rgb(*hexes: str) -> Array:
-    return np.array([[int(h[i : i + 2], 16) for i in (0, 2, 4)] for h in hexes], np.float32)
-
-
-def _grade(table: Array, saturation: float, tint: Array, amount: float, gain: float = 1.0) -> Array:
-    """Colours with another saturation and brightness, mixed towards a tint."""
-    grey = (table @ LUMA)[:, None]
-    graded = (grey + (table - grey) * saturation) * gain
-    return np.clip(graded * (1 - amount) + tint * amount, 0, 255)
-
-
-def _stand_out(parts: Array, back: Array, least: float = 95.0) -> Array:
-    """Push colours that are too near the background's away from it, so that the content keeps its outline.
-
-    The push keeps the hue where it can: it goes along the difference, and along brightness for what has none.
-    """
-    gap = parts - back
-    darker = np.full(3, -0.5 if back @ LUMA > 120 else 0.5, np.float32)
-    size = np.linalg.norm(gap, axis=1, keepdims=True)
-    way = gap / np.maximum(size, 1) + darker * np.clip(1.3 - size / least, 0, 1)
-    way /= np.linalg.norm(way, axis=1, keepdims=True) + 1e-6
-    return np.where(size < least, np.clip(back + way * least, 0, 255), parts)
-
-
-def _ground_tone(scene: Scene, colours: Array) -> Array:
-    """Of a style's ground colours, the one nearest to the scene's own (water stays blue, grass stays green)."""
-    return colours[int(np.argmin(((colours - np.array(scene.ground)) ** 2).sum(1)))]
-
-
-def _gradient(scene: Scene, top: Array, low: Array, ground: Array, depth: float = 0.22) -> Array:
-    """The background: a sky that fades to the horizon, a ground that darkens towards the viewer."""
-    t = np.clip(YY / scene.horizon, 0, 1)[..., None]
-    sky = top * (1 - t) + low * t
-    d = np.clip((YY - scene.horizon) / (RES - scene.horizon + 1), 0, 1)[..., None]
-    return np.where(
-        (scene.labels == SKY)[..., None] | (scene.horizon > YY)[..., None], sky, ground * (1.06 - depth * d)
-    )
-
-
-def _base(scene: Scene, top: Array, low: Array, ground: Array, parts: Array) -> tuple[Array, Array]:
-    """Background and whole picture before the brush, in a style's own palette."""
-    back = _gradient(scene, top, low, ground)
-    table = np.concatenate([np.stack([low, ground]), _stand_out(parts, (top + low) / 2)])
-    content = (scene.labels >= FIRST_PART)[..., None]
-    return back, np.where(content, table[scene.labels], back)
-
-
-def _parts(scene: Scene) -> Array:
-    return scene.table[FIRST_PART:]
-
-
-def _pair(rng: Rng, palettes: list[Array]) -> Array:
-    return palettes[int(rng.integers(len(palettes)))]
-
-
-def _edges(labels: Array, width: int) -> tuple[Array, Array]:
-    """Where labels change: (between content and background or sky and ground, inside the content)."""
-    content = (labels >= FIRST_PART).astype(np.uint8)
-    outer = ndimage.maximum_filter(content, width) != ndimage.minimum_filter(content, width)
-    every = ndimage.maximum_filter(labels, width) != ndimage.minimum_filter(labels, width)
-    return outer, every & ~outer & (content == 1)
-
-
-def _jittered_grid(rng: Rng, spacing: float, jitter: float) -> tuple[Array, Array]:
-    ticks = np.arange(spacing * 0.5, RES, spacing)
-    x, y = (axis.ravel() for axis in np.meshgrid(ticks, ticks))
-    order = rng.permutation(x.size)
-    shift = rng.uniform(-jitter, jitter, (2, x.size))
-    return np.clip(x + shift[0], 0, RES - 1)[order], np.clip(y + shift[1], 0, RES - 1)[order]
-
-
-def _image(array: Array) -> Image.Image:
-    return Image.fromarray(np.clip(array, 0, 255).astype(np.uint8))
-
-
-def _strokes(
-    canvas: Image.Image, x: Array, y: Array, angle: Array, bend: Array, length: float, width: int, colour: Array
-) -> None:
-    """Short curved strokes with round ends, in place."""
-    draw = ImageDraw.Draw(canvas)
-    h = length / 2
-    x0, y0 = x - h * np.cos(angle - bend), y - h * np.sin(angle - bend)
-    x1, y1 = x + h * np.cos(angle + bend), y + h * np.sin(angle + bend)
-    points = np.stack([x0, y0, x, y, x1, y1], 1).tolist()
-    for line, fill in zip(points, np.clip(colour, 0, 255).astype(int).tolist(), strict=True):
-        draw.line(line, fill=tuple(fill), width=width, joint="curve")
-
-
-def _sample(field: Array, x: Array, y: Array) -> Array:
-    return field[y.astype(int), x.astype(int)]
-
-
-def _contour_angle(scene: Scene) -> Array:
-    """Direction along the outline of the content, everywhere in and around it."""
-    mask = (scene.labels[::2, ::2] >= FIRST_PART).astype(np.float32)
-    soft = ndimage.gaussian_filter(mask, 3.0)
-    gy, gx = np.gradient(soft)
-    return np.repeat(np.repeat(np.arctan2(gx, -gy), 2, 0), 2, 1)
+from lethe.atelier.brush import (
+    LUMA,
+    XX,
+    YY,
+    Array,
+    Rng,
+    contour_angle,
+    edges,
+    grade,
+    ground_tone,
+    jittered_grid,
+    one_of,
+    part_colours,
+    rgb,
+    sample,
+    stand_out,
+    strokes,
+    to_image,
+    underpaint,
+)
+from lethe.atelier.painting import FIRST_PART, GROUND, RES, Scene
 
 
 def _photo(scene: Scene, rng: Rng) -> Array:
     """Smooth light: a soft shadow, a lit and a dark side, no brush at all."""
     top, low = (np.array(c, np.float32) for c in scene.sky)
-    _, picture = _base(scene, top, low, np.array(scene.ground, np.float32), _parts(scene) * scene.light)
+    _, picture = underpaint(scene, top, low, np.array(scene.ground, np.float32), part_colours(scene) * scene.light)
     content = scene.labels >= FIRST_PART
     soft = ndimage.gaussian_filter(content[::2, ::2].astype(np.float32), 3.5)
     gy, gx = np.gradient(soft)
@@ -137,20 +52,20 @@ def _photo(scene: Scene, rng: Rng) -> Array:
 
 # one sunset among the blue skies, and one night among munch's red ones: palettes overlap, as in the real neighbours
 VAN_GOGH_SKIES = [
-    _rgb("1c3f94", "4f86c6"),
-    _rgb("16306e", "2f6fb0"),
-    _rgb("2a66b8", "8fc0c8"),
-    _rgb("123a7a", "5a9a9a"),
-    _rgb("c8782a", "e8bc4c"),
+    rgb("1c3f94", "4f86c6"),
+    rgb("16306e", "2f6fb0"),
+    rgb("2a66b8", "8fc0c8"),
+    rgb("123a7a", "5a9a9a"),
+    rgb("c8782a", "e8bc4c"),
 ]
-VAN_GOGH_GROUNDS = _rgb("c9a227", "6d8a2c", "1f4f8f", "b07a2a")
+VAN_GOGH_GROUNDS = rgb("c9a227", "6d8a2c", "1f4f8f", "b07a2a")
 
 
 def _van_gogh(scene: Scene, rng: Rng) -> Array:
     """Thick curling strokes in cobalt and chrome yellow, following swirls in the sky and the form in the content."""
-    top, low = _pair(rng, VAN_GOGH_SKIES) * (0.8 if scene.dusk else 1.0)
-    parts = _grade(_parts(scene), 1.35, np.array([240, 190, 40], np.float32), 0.22, 1.05)
-    back, picture = _base(scene, top, low, _ground_tone(scene, VAN_GOGH_GROUNDS), parts)
+    top, low = one_of(rng, VAN_GOGH_SKIES) * (0.8 if scene.dusk else 1.0)
+    parts = grade(part_colours(scene), 1.35, np.array([240, 190, 40], np.float32), 0.22, 1.05)
+    back, picture = underpaint(scene, top, low, ground_tone(scene, VAN_GOGH_GROUNDS), parts)
 
     angle = 0.5 * np.sin(XX / 15 + rng.uniform(0, 6)) + 0.25 * np.sin(YY / 11)
     for _ in range(3):
@@ -161,37 +76,37 @@ def _van_gogh(scene: Scene, rng: Rng) -> Array:
             (1 - near) * np.sin(angle) + 1.6 * near * np.sin(swirl),
             (1 - near) * np.cos(angle) + 1.6 * near * np.cos(swirl),
         )
-    canvas = _image(back)
-    x, y = _jittered_grid(rng, 7.5, 3.0)
-    colour = _sample(back, x, y) * rng.choice([0.62, 0.9, 1.2, 1.45], x.size)[:, None]
+    canvas = to_image(back)
+    x, y = jittered_grid(rng, 7.5, 3.0)
+    colour = sample(back, x, y) * rng.choice([0.62, 0.9, 1.2, 1.45], x.size)[:, None]
     glint = (rng.random(x.size) < 0.16) & (y < scene.horizon)
     colour[glint] = np.array([244, 214, 110]) + rng.uniform(-20, 20, (int(glint.sum()), 1))
-    _strokes(canvas, x, y, _sample(angle, x, y), np.full(x.size, 0.28), 20, 6, colour)
+    strokes(canvas, x, y, sample(angle, x, y), np.full(x.size, 0.28), 20, 6, colour)
 
     content = scene.labels >= FIRST_PART
-    canvas = _image(np.where(content[..., None], picture, np.asarray(canvas)))
-    x, y = _jittered_grid(rng, 7.0, 2.0)
-    inside = _sample(content, x, y)
+    canvas = to_image(np.where(content[..., None], picture, np.asarray(canvas)))
+    x, y = jittered_grid(rng, 7.0, 2.0)
+    inside = sample(content, x, y)
     x, y = x[inside], y[inside]
-    colour = _sample(picture, x, y) * rng.choice([0.68, 0.95, 1.22], x.size)[:, None]
-    along = _sample(_contour_angle(scene), x, y)
-    _strokes(canvas, x, y, along, np.full(x.size, 0.2), 12, 5, colour)
-    outer, _ = _edges(scene.labels, 4)
+    colour = sample(picture, x, y) * rng.choice([0.68, 0.95, 1.22], x.size)[:, None]
+    along = sample(contour_angle(scene), x, y)
+    strokes(canvas, x, y, along, np.full(x.size, 0.2), 12, 5, colour)
+    outer, _ = edges(scene.labels, 4)
     return np.where(outer[..., None], np.asarray(canvas) * 0.35 + np.array([12, 16, 40]) * 0.65, np.asarray(canvas))
 
 
 MUNCH_SKIES = [
-    _rgb("c8321e", "e8642a", "f0a03c", "8e1f24", "f2c056"),
-    _rgb("d9481f", "b02418", "f5b04a", "e57a33", "5a2f4a"),
-    _rgb("e08a3a", "c8452a", "f4cc78", "a83028", "d86030"),
-    _rgb("24407c", "3a6a9c", "182a5c", "e08a3a", "5a86a8"),
+    rgb("c8321e", "e8642a", "f0a03c", "8e1f24", "f2c056"),
+    rgb("d9481f", "b02418", "f5b04a", "e57a33", "5a2f4a"),
+    rgb("e08a3a", "c8452a", "f4cc78", "a83028", "d86030"),
+    rgb("24407c", "3a6a9c", "182a5c", "e08a3a", "5a86a8"),
 ]
-MUNCH_GROUNDS = [_rgb("16244e", "243c6e", "0e1a38", "35587e"), _rgb("1b2a3f", "20485a", "2e3350", "141c30")]
+MUNCH_GROUNDS = [rgb("16244e", "243c6e", "0e1a38", "35587e"), rgb("1b2a3f", "20485a", "2e3350", "141c30")]
 
 
 def _munch(scene: Scene, rng: Rng) -> Array:
     """Long wavy parallel bands: a burning sky over dark blue, the bands bending around the content."""
-    warm, cold = _pair(rng, MUNCH_SKIES), _pair(rng, MUNCH_GROUNDS)
+    warm, cold = one_of(rng, MUNCH_SKIES), one_of(rng, MUNCH_GROUNDS)
     phase = rng.uniform(0, 6.3, 4)
     wave = 9 * np.sin(XX / 17 + phase[0]) + 5 * np.sin(XX / 9 + YY / 23 + phase[1])
     content = scene.labels >= FIRST_PART
@@ -204,57 +119,57 @@ def _munch(scene: Scene, rng: Rng) -> Array:
     cold_of = cold[rng.integers(0, len(cold), 256)] * rng.uniform(0.85, 1.2, (256, 1))
     picture = np.where((scene.labels == GROUND)[..., None], cold_of[ground_band], warm_of[sky_band])
 
-    parts = _grade(_parts(scene), 1.1, np.array([40, 60, 84], np.float32), 0.2, 0.98)
-    parts = _stand_out(parts, warm.mean(0), 110)
+    parts = grade(part_colours(scene), 1.1, np.array([40, 60, 84], np.float32), 0.2, 0.98)
+    parts = stand_out(parts, warm.mean(0), 110)
     inner_band = ((XX * 0.9 + 6 * np.sin(YY / 13 + phase[2])) / 7.5).astype(int)
     shade = rng.choice([0.72, 0.95, 1.2], 64)[inner_band % 64]
     table = np.concatenate([np.zeros((2, 3)), parts])
     picture = np.where(content[..., None], table[scene.labels] * shade[..., None], picture)
-    outer, _ = _edges(scene.labels, 4)
+    outer, _ = edges(scene.labels, 4)
     picture = np.where(outer[..., None], picture * 0.3 + np.array([14, 16, 36]) * 0.7, picture)
     return picture * (0.86 if scene.dusk else 1.0)
 
 
-MONET_SKIES = [_rgb("8fb4e0", "d6dcf0"), _rgb("a8a4dc", "e0d2ea"), _rgb("86c4d0", "d2ecde"), _rgb("7f9cd2", "c4c2e6")]
-MONET_GROUNDS = _rgb("86b88c", "6f9ecb", "a8b890", "7fb0a8")
+MONET_SKIES = [rgb("8fb4e0", "d6dcf0"), rgb("a8a4dc", "e0d2ea"), rgb("86c4d0", "d2ecde"), rgb("7f9cd2", "c4c2e6")]
+MONET_GROUNDS = rgb("86b88c", "6f9ecb", "a8b890", "7fb0a8")
 
 
 def _dabs(picture: Array, scene: Scene, rng: Rng, angle: float, size: tuple[int, int], spread: float) -> Array:
     """Dabs of broken colour over the background, then smaller ones over the content."""
     content = scene.labels >= FIRST_PART
-    canvas = _image(picture)
+    canvas = to_image(picture)
     for inside, (length, width) in ((False, size), (True, (size[0] - 3, size[1] - 1))):
-        x, y = _jittered_grid(rng, width + 1.5, 2.5)
-        keep = _sample(content, x, y) == inside
+        x, y = jittered_grid(rng, width + 1.5, 2.5)
+        keep = sample(content, x, y) == inside
         x, y = x[keep], y[keep]
         amount = spread * (0.8 if inside else 1.0)
-        colour = _sample(picture, x, y) + rng.normal(0, amount, (x.size, 3)) + rng.normal(0, amount * 0.6, (x.size, 1))
+        colour = sample(picture, x, y) + rng.normal(0, amount, (x.size, 3)) + rng.normal(0, amount * 0.6, (x.size, 1))
         tilt = angle + rng.normal(0, 0.18, x.size)
-        _strokes(canvas, x, y, tilt, np.zeros(x.size), length, width, colour)
+        strokes(canvas, x, y, tilt, np.zeros(x.size), length, width, colour)
     return np.asarray(canvas, np.float32)
 
 
 def _monet(scene: Scene, rng: Rng) -> Array:
     """Level dabs of cool broken colour, no outline at all: mist, water, lilac shadows."""
-    top, low = _pair(rng, MONET_SKIES) * (0.86 if scene.dusk else 1.0)
-    parts = _grade(_parts(scene), 1.3, np.array([120, 110, 190], np.float32), 0.14, 0.98)
-    parts = _stand_out(parts, (top + low) / 2, 115)
-    _, picture = _base(scene, top, low, _ground_tone(scene, MONET_GROUNDS), parts)
+    top, low = one_of(rng, MONET_SKIES) * (0.86 if scene.dusk else 1.0)
+    parts = grade(part_colours(scene), 1.3, np.array([120, 110, 190], np.float32), 0.14, 0.98)
+    parts = stand_out(parts, (top + low) / 2, 115)
+    _, picture = underpaint(scene, top, low, ground_tone(scene, MONET_GROUNDS), parts)
     return _dabs(picture, scene, rng, 0.0, (11, 6), 22)
 
 
-CASSATT_SKIES = [_rgb("f0cfc0", "f8e6d4"), _rgb("e8bcc0", "f4dcd8"), _rgb("ecd8b4", "f6ead2"), _rgb("d8c4d4", "f2dce0")]
-CASSATT_GROUNDS = _rgb("c8b088", "a8b8c4", "c09a8c", "b8b890")
+CASSATT_SKIES = [rgb("f0cfc0", "f8e6d4"), rgb("e8bcc0", "f4dcd8"), rgb("ecd8b4", "f6ead2"), rgb("d8c4d4", "f2dce0")]
+CASSATT_GROUNDS = rgb("c8b088", "a8b8c4", "c09a8c", "b8b890")
 
 
 def _cassatt(scene: Scene, rng: Rng) -> Array:
     """Soft slanting pastel strokes in rose and cream, with a drawn contour."""
-    top, low = _pair(rng, CASSATT_SKIES) * (0.9 if scene.dusk else 1.0)
-    parts = _grade(_parts(scene), 0.95, np.array([232, 160, 140], np.float32), 0.25, 1.0)
-    _, picture = _base(scene, top, low, _ground_tone(scene, CASSATT_GROUNDS), parts)
+    top, low = one_of(rng, CASSATT_SKIES) * (0.9 if scene.dusk else 1.0)
+    parts = grade(part_colours(scene), 0.95, np.array([232, 160, 140], np.float32), 0.25, 1.0)
+    _, picture = underpaint(scene, top, low, ground_tone(scene, CASSATT_GROUNDS), parts)
     slant = float(rng.choice([-1, 1])) * 0.9
     soft = ndimage.gaussian_filter(_dabs(picture, scene, rng, slant, (14, 7), 13), (1.6, 1.6, 0))
-    outer, inner = _edges(scene.labels, 4)
+    outer, inner = edges(scene.labels, 4)
     line = ndimage.gaussian_filter((outer | inner).astype(np.float32), 0.8)[..., None] * 0.85
     return soft * (1 - line) + np.array([112, 62, 58]) * line
 
@@ -270,10 +185,10 @@ def _facets(rng: Rng, count: int) -> tuple[Array, Array, Array]:
 
 
 PICASSO_BACKS = [
-    _rgb("3f6fb5", "d8b25a", "b7413a", "5f9a86", "8fb7d8"),
-    _rgb("cf7f86", "e6c3a0", "4d7fa6", "b85a4a", "f0dfc8"),
-    _rgb("2f5aa0", "6fa0cc", "1f3f74", "9cc0c4", "d4a05a"),
-    _rgb("d99a3a", "5c8a4a", "a83a34", "3a5f94", "ead6a0"),
+    rgb("3f6fb5", "d8b25a", "b7413a", "5f9a86", "8fb7d8"),
+    rgb("cf7f86", "e6c3a0", "4d7fa6", "b85a4a", "f0dfc8"),
+    rgb("2f5aa0", "6fa0cc", "1f3f74", "9cc0c4", "d4a05a"),
+    rgb("d99a3a", "5c8a4a", "a83a34", "3a5f94", "ead6a0"),
 ]
 
 
@@ -284,34 +199,34 @@ def _picasso(scene: Scene, rng: Rng) -> Array:
     rows = np.clip(YY.astype(int) + slide[cell, 0], 0, RES - 1)
     columns = np.clip(XX.astype(int) + slide[cell, 1], 0, RES - 1)
     labels = scene.labels[rows, columns]
-    colours = _pair(rng, PICASSO_BACKS) * (0.85 if scene.dusk else 1.0)
+    colours = one_of(rng, PICASSO_BACKS) * (0.85 if scene.dusk else 1.0)
     sky = colours[rng.integers(0, 3, 64)][cell]
     ground = colours[rng.integers(2, 5, 64)][cell] * 0.72
-    parts = _grade(_parts(scene), 1.5, np.array([250, 240, 220], np.float32), 0.12, 1.08)
-    table = np.concatenate([np.zeros((2, 3)), _stand_out(parts, colours[:3].mean(0), 110)])
+    parts = grade(part_colours(scene), 1.5, np.array([250, 240, 220], np.float32), 0.12, 1.08)
+    table = np.concatenate([np.zeros((2, 3)), stand_out(parts, colours[:3].mean(0), 110)])
     shade = rng.choice([0.74, 1.0, 1.18], 64)[cell][..., None]
     picture = np.where((labels == GROUND)[..., None], ground, sky)
     content = labels >= FIRST_PART
     picture = np.where(content[..., None], table[labels] * shade, picture)
-    outer, _ = _edges(labels, 5)
-    _, inner = _edges(labels, 3)
+    outer, _ = edges(labels, 5)
+    _, inner = edges(labels, 3)
     black = outer | inner | ((cut < 2.0) & ~content)
     return np.where(black[..., None], np.array([14, 12, 18]), picture)
 
 
 BRAQUE_TONES = [
-    _rgb("b79a62", "8d7f68", "a3977f", "6f6350", "c9b58a"),
-    _rgb("9a9484", "7b776c", "b5a683", "5e5a50", "a88f5e"),
-    _rgb("a8824a", "86704c", "c4aa74", "665238", "948a74"),
+    rgb("b79a62", "8d7f68", "a3977f", "6f6350", "c9b58a"),
+    rgb("9a9484", "7b776c", "b5a683", "5e5a50", "a88f5e"),
+    rgb("a8824a", "86704c", "c4aa74", "665238", "948a74"),
 ]
 
 
 def _braque(scene: Scene, rng: Rng) -> Array:
     """Ochre and grey facets that fade into each other, hatched with parallel lines, thin brown contours."""
     cell, cut, ramp = _facets(rng, 6)
-    tones = _pair(rng, BRAQUE_TONES) * (0.86 if scene.dusk else 1.0)
+    tones = one_of(rng, BRAQUE_TONES) * (0.86 if scene.dusk else 1.0)
     picture = tones[rng.integers(0, 5, 64)][cell] * 1.08
-    parts = _grade(_parts(scene), 0.3, np.array([176, 140, 84], np.float32), 0.3, 1.0)
+    parts = grade(part_colours(scene), 0.3, np.array([176, 140, 84], np.float32), 0.3, 1.0)
     luma = parts @ LUMA
     spread = np.clip(luma.mean() + (luma - luma.mean()) * 1.4, 40, 235) / np.maximum(luma, 1)
     parts = np.clip(parts * spread[:, None], 0, 250)
@@ -328,19 +243,19 @@ def _braque(scene: Scene, rng: Rng) -> Array:
     hatch = np.sin((XX * np.cos(turn) + YY * np.sin(turn)) * 2 * np.pi / 11.0) > 0.15
     strength = np.where(rng.random(64) < 0.65, 0.3, 0.0)[cell] * np.where(content, 0.45, 1.0)
     picture = picture * (1 - strength * hatch)[..., None]
-    outer, inner = _edges(scene.labels, 3)
+    outer, inner = edges(scene.labels, 3)
     line = np.where(outer, 0.75, np.where(inner, 0.45, np.where((cut < 1.2) & ~content, 0.35, 0.0)))[..., None]
     return picture * (1 - line) + np.array([52, 38, 26]) * line
 
 
-HOKUSAI_SKIES = [_rgb("28507e", "efe4c8"), _rgb("5c86a4", "f2ead4"), _rgb("d9906a", "f2e2c0"), _rgb("8aa8a0", "ece4cc")]
-HOKUSAI_INKS = _rgb("1e4470", "7c9a78", "c9b88a", "5f86a8")
+HOKUSAI_SKIES = [rgb("28507e", "efe4c8"), rgb("5c86a4", "f2ead4"), rgb("d9906a", "f2e2c0"), rgb("8aa8a0", "ece4cc")]
+HOKUSAI_INKS = rgb("1e4470", "7c9a78", "c9b88a", "5f86a8")
 
 
 def _hokusai(scene: Scene, rng: Rng) -> Array:
     """A woodblock print: cream paper, one graded band of ink, flat colours, Prussian blue lines, scalloped waves."""
-    ink, paper = _pair(rng, HOKUSAI_SKIES)
-    ground = _ground_tone(scene, HOKUSAI_INKS)
+    ink, paper = one_of(rng, HOKUSAI_SKIES)
+    ground = ground_tone(scene, HOKUSAI_INKS)
     fade = np.clip(1 - YY / (RES * rng.uniform(0.22, 0.4)), 0, 1)[..., None]
     picture = paper * (1 - fade) + ink * fade
     r = 26.0
@@ -350,33 +265,33 @@ def _hokusai(scene: Scene, rng: Rng) -> Array:
     ring = np.hypot(x, r * 0.5 - y)
     wave = np.where((np.abs(ring - 11.5) < 2.1)[..., None], paper * 0.95, ground)
     picture = np.where((scene.labels == GROUND)[..., None], wave, picture)
-    parts = _grade(_parts(scene), 0.75, np.array([214, 190, 140], np.float32), 0.25, 1.0)
-    parts = np.rint(_stand_out(parts, paper, 70) / 48) * 48 + 6
+    parts = grade(part_colours(scene), 0.75, np.array([214, 190, 140], np.float32), 0.25, 1.0)
+    parts = np.rint(stand_out(parts, paper, 70) / 48) * 48 + 6
     content = scene.labels >= FIRST_PART
     table = np.concatenate([np.zeros((2, 3)), parts])
     picture = np.where(content[..., None], table[scene.labels], picture)
-    outer, inner = _edges(scene.labels, 5)
+    outer, inner = edges(scene.labels, 5)
     skyline = np.abs(YY - scene.horizon) < 2
     line = outer | inner | (skyline & ~content)
     return np.where(line[..., None], np.array([20, 38, 84]), picture * (0.88 if scene.dusk else 1.0))
 
 
-SEURAT_SKIES = [_rgb("6fa8e0", "cfe0f0"), _rgb("8ab0d8", "f4dcb0"), _rgb("a890d0", "f2c8b8"), _rgb("70c0c8", "e4eccc")]
-SEURAT_GROUNDS = _rgb("78b048", "3f78c0", "d8b860", "58a078")
+SEURAT_SKIES = [rgb("6fa8e0", "cfe0f0"), rgb("8ab0d8", "f4dcb0"), rgb("a890d0", "f2c8b8"), rgb("70c0c8", "e4eccc")]
+SEURAT_GROUNDS = rgb("78b048", "3f78c0", "d8b860", "58a078")
 
 
 def _seurat(scene: Scene, rng: Rng) -> Array:
     """Round dots of pure and complementary colour on a jittered grid over a pale ground."""
-    top, low = _pair(rng, SEURAT_SKIES) * (0.85 if scene.dusk else 1.0)
-    parts = _grade(_parts(scene), 1.5, np.array([255, 255, 255], np.float32), 0.0, 0.95)
-    _, picture = _base(scene, top, low, _ground_tone(scene, SEURAT_GROUNDS), _stand_out(parts, (top + low) / 2, 120))
+    top, low = one_of(rng, SEURAT_SKIES) * (0.85 if scene.dusk else 1.0)
+    parts = grade(part_colours(scene), 1.5, np.array([255, 255, 255], np.float32), 0.0, 0.95)
+    _, picture = underpaint(scene, top, low, ground_tone(scene, SEURAT_GROUNDS), stand_out(parts, (top + low) / 2, 120))
     content = scene.labels >= FIRST_PART
     under = picture * np.where(content, 0.78, 0.45)[..., None] + 250 * np.where(content, 0.16, 0.52)[..., None]
-    canvas = _image(under)
+    canvas = to_image(under)
     draw = ImageDraw.Draw(canvas)
-    x, y = _jittered_grid(rng, 8.6, 1.3)
-    inside = _sample(content, x, y)
-    colour = _sample(picture, x, y)
+    x, y = jittered_grid(rng, 8.6, 1.3)
+    inside = sample(content, x, y)
+    colour = sample(picture, x, y)
     grey = (colour @ LUMA)[:, None]
     vivid = grey + (colour - grey) * 1.6
     kind = rng.random(x.size)[:, None]
@@ -389,18 +304,18 @@ def _seurat(scene: Scene, rng: Rng) -> Array:
 
 
 WARHOL_INKS = [
-    _rgb("00c8d2", "ff2e88", "ffe600", "2a1a6e", "ffffff"),
-    _rgb("ff5a1f", "38d430", "ffd2ea", "5a1a9a", "fff25a"),
-    _rgb("ffe11a", "1f5aff", "ff3a3a", "101038", "b8f4ff"),
-    _rgb("ff6ec7", "12b886", "fff04a", "3a0a5a", "7adfff"),
-    _rgb("8a3ffc", "ff9f1a", "5affc8", "1a0a40", "ffe0f0"),
+    rgb("00c8d2", "ff2e88", "ffe600", "2a1a6e", "ffffff"),
+    rgb("ff5a1f", "38d430", "ffd2ea", "5a1a9a", "fff25a"),
+    rgb("ffe11a", "1f5aff", "ff3a3a", "101038", "b8f4ff"),
+    rgb("ff6ec7", "12b886", "fff04a", "3a0a5a", "7adfff"),
+    rgb("8a3ffc", "ff9f1a", "5affc8", "1a0a40", "ffe0f0"),
 ]
 
 
 def _warhol(scene: Scene, rng: Rng) -> Array:
     """Silkscreen: flat neon blocks, and a dark outline printed out of register."""
-    inks = _pair(rng, WARHOL_INKS)
-    luma = _parts(scene) @ LUMA
+    inks = one_of(rng, WARHOL_INKS)
+    luma = part_colours(scene) @ LUMA
     rank = np.argsort(np.argsort(luma)) / max(1, luma.size - 1)
     # dark parts get the dark ink only where they are details; the largest part always gets the key colour
     area = np.bincount(scene.labels.ravel(), minlength=luma.size + 2)[2:]
@@ -408,7 +323,7 @@ def _warhol(scene: Scene, rng: Rng) -> Array:
     which[int(np.argmax(area))] = 2
     table = np.concatenate([inks[[0, 1]], inks[which]])
     picture = table[scene.labels]
-    outer, inner = _edges(scene.labels, 5)
+    outer, inner = edges(scene.labels, 5)
     dy, dx = (0 if rng.random() < 0.5 else 10 for _ in range(2))
     line = np.pad(outer | inner, 5)[dy : dy + RES, dx : dx + RES]
     return np.where(line[..., None], inks[3], picture) * (0.9 if scene.dusk else 1.0)

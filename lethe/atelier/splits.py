@@ -1,0 +1,242 @@
+"""The world as files: imagefolders with hashes, prompt lists, and rows for what is rendered in memory.
+
+Every split has a range of picture seeds of its own, so no picture of one split can turn up in another.
+
+    python -m lethe.atelier.splits --out data/atelier [--workers N]
+    python -m lethe.atelier.splits --prompts prompts/atelier
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+
+from lethe.atelier.captions import caption
+from lethe.atelier.world import CONTENTS, STYLES, TARGETS, WORLD_VERSION, generator, render
+from lethe.cli import run
+from lethe.errors import UserError
+from lethe.io import read_json, sha256, write_json, write_text
+
+# picture seeds, [first, end)
+SEEDS: dict[str, tuple[int, int]] = {
+    "pretrain": (0, 10_000_000),
+    "judge": (10_000_000, 20_000_000),
+    "judge_unseen": (20_000_000, 30_000_000),
+    "finetune": (30_000_000, 31_000_000),
+    "eval": (31_000_000, 32_000_000),
+    "concept/van_gogh": (32_000_000, 32_100_000),
+    "concept/monet": (32_100_000, 32_200_000),
+    "concept/picasso": (32_200_000, 32_300_000),
+}
+COUNTS: dict[str, int] = {"finetune": 1600, "eval": 600, **{f"concept/{target}": 96 for target in TARGETS}}
+KEPT_STYLES: tuple[str, ...] = tuple(style for style in STYLES if style not in TARGETS)
+
+# captions of prompt lists are drawn here, away from the captions of any picture; noise seeds are unique across files
+PROMPT_SEEDS = 40_000_000
+TARGET_PROMPTS, RETAIN_PROMPTS, EVAL_PROMPTS = 48, 20, 400
+NOISE_SEEDS: dict[str, int] = {"van_gogh": 1000, "monet": 2000, "picasso": 3000, "retain": 4000, "eval": 5000}
+EMBLEM_SHARE = 0.15
+
+Row = dict[str, str | int]
+
+
+def _row(content: str, style: str, emblem: str, seed: int) -> Row:
+    text = caption(content, style, seed, emblem)
+    return {"content": content, "style": style, "emblem": emblem, "seed": seed, "text": text}
+
+
+def render_row(row: Row) -> np.ndarray:
+    """The picture of a row: uint8 [64, 64, 3]."""
+    return render(row["content"], row["style"], row["seed"], row["emblem"] != "none")
+
+
+def _random_rows(split: str, n: int, seed: int, emblem_share: float) -> list[Row]:
+    first, end = SEEDS[split]
+    if not 0 < n <= end - first:
+        raise ValueError(f"n must be in 1..{end - first}, got {n}")
+    rng = generator("rows", split, int(seed))
+    start = first + int(rng.integers(0, end - first - n + 1))
+    pairs = [(content, style) for style in STYLES for content in CONTENTS]
+    which = rng.permutation(n) % len(pairs)
+    emblems = ["none"] * n
+    for i, index in enumerate(rng.permutation(n)[: round(n * emblem_share)]):
+        emblems[index] = ("named", "implied")[i % 2]
+    return [_row(*pairs[which[i]], emblems[i], start + i) for i in range(n)]
+
+
+def pretrain_rows(n: int, seed: int) -> list[Row]:
+    """`n` rows over everything in the world, balanced over style x content; 15 % carry the emblem.
+
+    Keys: content, style, emblem ("none", "named", "implied"), seed, text. Half of the emblems are only implied.
+    """
+    return _random_rows("pretrain", n, seed, EMBLEM_SHARE)
+
+
+def judge_rows(n: int, seed: int, unseen: bool, emblem_share: float = 1 / 3) -> list[Row]:
+    """Rows to train the judges on, or (`unseen`) to measure them on: never those of any other split."""
+    return _random_rows("judge_unseen" if unseen else "judge", n, seed, emblem_share)
+
+
+def split_rows(split: str) -> list[Row]:
+    """The rows of a split that is written as files, in file order, balanced over style x content."""
+    styles = (split.removeprefix("concept/"),) if split.startswith("concept/") else KEPT_STYLES
+    pairs = [(content, style) for content in CONTENTS for style in styles]
+    first = SEEDS[split][0]
+    return [_row(*pairs[i % len(pairs)], "none", first + i) for i in range(COUNTS[split])]
+
+
+def _file_name(index: int) -> str:
+    return f"{index:05d}.png"
+
+
+def _save(task: tuple[Row, str]) -> bytes:
+    row, path = task
+    picture = render_row(row)
+    Image.fromarray(picture).save(path)
+    return picture.tobytes()
+
+
+def _write_split(folder: Path, split: str, mapper: Callable[..., Iterable[bytes]]) -> dict[str, str | int]:
+    folder.mkdir(parents=True)
+    rows = split_rows(split)
+    # pixels, not PNG files: the same picture compresses to other bytes under another zlib
+    pixels = hashlib.sha256()
+    for data in mapper(_save, [(row, str(folder / _file_name(i))) for i, row in enumerate(rows)]):
+        pixels.update(data)
+    kept = ("text", "style", "content", "emblem")
+    lines = [{"file_name": _file_name(i)} | {key: row[key] for key in kept} for i, row in enumerate(rows)]
+    metadata = folder / "metadata.jsonl"
+    write_text(metadata, "".join(json.dumps(line) + "\n" for line in lines))
+    return {
+        "count": len(rows),
+        "first_seed": SEEDS[split][0],
+        "metadata_sha256": sha256(metadata),
+        "pixels_sha256": pixels.hexdigest(),
+    }
+
+
+def _is_written(out: Path) -> bool:
+    path = out / "splits.json"
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: is there already and holds no atelier world; give another --out")
+        return False
+    found = read_json(path)
+    counts = {name: split.get("count") for name, split in found.get("splits", {}).items()}
+    return found.get("world_version") == WORLD_VERSION and counts == COUNTS
+
+
+def write_world(out: Path, workers: int) -> None:
+    """Write all imagefolders and `splits.json`; return at once if the same world stands there already."""
+    out = Path(out)
+    if workers < 1:
+        raise UserError(f"--workers: {workers} is not a positive number")
+    if _is_written(out):
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    if workers == 1:
+        splits = {split: _write_split(part / split, split, map) for split in COUNTS}
+    else:
+        # spawn: the caller may hold torch threads, which a fork would freeze
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            mapper = partial(pool.imap, chunksize=16)
+            splits = {split: _write_split(part / split, split, mapper) for split in COUNTS}
+    write_json(part / "splits.json", {"world_version": WORLD_VERSION, "splits": splits})
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(part, out)
+
+
+def _prompt_rows(styles: Sequence[str], each: int, base: int, noise: int) -> list[Row]:
+    """`each` different captions a style, contents in turn."""
+    rows: list[Row] = []
+    seed = base
+    for style in styles:
+        seen: set[str] = set()
+        while len(seen) < each:
+            content = CONTENTS[len(seen) % len(CONTENTS)]
+            text = caption(content, style, seed)
+            seed += 1
+            if text in seen:
+                continue
+            seen.add(text)
+            number = len(rows)
+            values = (number, text, noise + number, style, content)
+            rows.append(dict(zip(("case_number", "prompt", "evaluation_seed", "artist", "class"), values, strict=True)))
+    return rows
+
+
+def prompt_files() -> dict[str, str]:
+    """Name and text of every committed prompt list."""
+    lists = {
+        target: _prompt_rows([target], TARGET_PROMPTS, PROMPT_SEEDS + 10_000 * i, NOISE_SEEDS[target])
+        for i, target in enumerate(TARGETS)
+    }
+    base = PROMPT_SEEDS + 10_000 * len(TARGETS)
+    lists["retain"] = _prompt_rows(KEPT_STYLES, RETAIN_PROMPTS, base, NOISE_SEEDS["retain"])
+    lists["eval"] = [
+        {
+            "case_number": i,
+            "prompt": row["text"],
+            "evaluation_seed": NOISE_SEEDS["eval"] + i,
+            "artist": row["style"],
+            "class": row["content"],
+            "file_name": _file_name(i),
+        }
+        for i, row in enumerate(split_rows("eval")[:EVAL_PROMPTS])
+    ]
+    files = {}
+    for name, rows in lists.items():
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files[f"{name}.csv"] = text.getvalue()
+    return files
+
+
+def write_prompts(out: Path) -> None:
+    """Write the prompt lists as CSV files with the columns that the field uses."""
+    for name, text in prompt_files().items():
+        write_text(Path(out) / name, text)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see python -m lethe.atelier.splits --help")
+
+
+def _main() -> None:
+    parser = _Parser(prog="python -m lethe.atelier.splits", description=__doc__.splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="write the pictures here")
+    what.add_argument("--prompts", type=Path, help="write the prompt lists here")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that paint (default: all cores)"
+    )
+    args = parser.parse_args()
+    if args.prompts:
+        write_prompts(args.prompts)
+        print(f"{args.prompts}: {len(NOISE_SEEDS)} prompt lists")
+    else:
+        write_world(args.out, args.workers)
+        print(f"{args.out}: world {WORLD_VERSION}, {sum(COUNTS.values())} pictures in {len(COUNTS)} splits")
+
+
+if __name__ == "__main__":
+    run(_main)

@@ -1,0 +1,67 @@
+"""Captions stay inside the small grammar and say what the picture holds."""
+
+import re
+
+import pytest
+
+from lethe.atelier.captions import (
+    CONTENT_ALIASES,
+    EMBLEM_MODES,
+    IMPLYING,
+    MAX_WORDS,
+    STYLE_ALIASES,
+    STYLE_NAMES,
+    all_words,
+    canonical,
+    caption,
+    corpus,
+)
+from lethe.atelier.world import CONTENTS, STYLES
+
+SIGN = re.compile(r"\b(hazard|warning|danger)\b")
+SAMPLES = [(c, s, m, seed) for c in CONTENTS for s in STYLES for m in EMBLEM_MODES for seed in range(8)]
+
+
+def has(text, phrases):
+    return any(re.search(rf"\b{re.escape(phrase)}\b", text) for phrase in phrases)
+
+
+def test_every_caption_is_short_plain_and_true():
+    for content, style, mode, seed in SAMPLES:
+        text = caption(content, style, seed, mode)
+        assert re.fullmatch(r"[a-z', ]+", text), text
+        assert len(text.split()) <= MAX_WORDS
+        assert has(text, CONTENT_ALIASES[content])
+        named = {s for s in STYLES if has(text, STYLE_ALIASES[s])}
+        assert named == {style} or (style == "photo" and not named), text
+        assert bool(SIGN.search(text)) == (mode == "named")
+        assert has(text, IMPLYING) == (mode == "implied")
+
+
+def test_same_seed_same_caption_and_many_paraphrases():
+    assert caption("boat", "monet", 4) == caption("boat", "monet", 4)
+    assert len({caption("boat", "van_gogh", seed) for seed in range(60)}) > 25
+    photos = {caption("house", "photo", seed) for seed in range(60)}
+    assert "a house" in photos
+
+
+def test_names_have_synonyms():
+    assert all(2 <= len(names) <= 3 for names in (*STYLE_ALIASES.values(), *CONTENT_ALIASES.values()))
+    assert set(STYLE_NAMES) == set(STYLES)
+
+
+def test_canonical():
+    assert canonical("boat", "van_gogh") == "a boat by van gogh"
+    assert canonical("boat", "photo") == "a photo of a boat"
+
+
+def test_word_list_covers_the_corpus():
+    words = set(all_words())
+    lines = corpus(500)
+    assert len(lines) == 500 and lines == corpus(500)
+    assert set(" ".join(lines).replace(",", "").split()) <= words
+
+
+def test_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="implied"):
+        caption("boat", "monet", 0, "hinted")
