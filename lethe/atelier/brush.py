@@ -73,7 +73,7 @@ def one_of(rng: Rng, palettes: list[Array]) -> Array:
 
 
 def edges(labels: Array, width: int) -> tuple[Array, Array]:
-    """Where labels change: (between content and background or sky and ground, inside the content)."""
+    """Contours of a width: (of the content against its background, of the parts inside the content)."""
     content = (labels >= FIRST_PART).astype(np.uint8)
     outer = ndimage.maximum_filter(content, width) != ndimage.minimum_filter(content, width)
     every = ndimage.maximum_filter(labels, width) != ndimage.minimum_filter(labels, width)
@@ -95,7 +95,7 @@ def to_image(array: Array) -> Image.Image:
 def strokes(
     canvas: Image.Image, x: Array, y: Array, angle: Array, bend: Array, length: float, width: int, colour: Array
 ) -> None:
-    """Short curved strokes with round ends, in place."""
+    """Short curved strokes, drawn onto the canvas in order."""
     draw = ImageDraw.Draw(canvas)
     h = length / 2
     x0, y0 = x - h * np.cos(angle - bend), y - h * np.sin(angle - bend)
