@@ -63,6 +63,27 @@ def of_model(path: str, revision: str | None) -> str:
     return digest([path, revision])
 
 
+def of_judges(score: Mapping) -> dict[str, str]:
+    """Role -> identity of what section `score` measures with: a folder by its content, a hub or open_clip name by itself.
+
+    Roles: clip, descriptor, features, style, content; those set to null are left out.
+    Raises UserError if a value that can only be a folder is not there.
+    """
+    roles = {role: score[role] for role in ("clip", "descriptor", "features")} | dict(score["judges"])
+    found = {}
+    for role, text in roles.items():
+        if text is None:
+            continue
+        path = text.removeprefix("local-dir:")
+        if Path(path).is_dir():
+            found[role] = of_model(path, None)
+        elif path != text or path.count("/") > 1:
+            raise UserError(f"score: {role}: {path}: no such folder")
+        else:
+            found[role] = text
+    return found
+
+
 def of_pictures(folder: Path, make: str | None) -> str:
     """Identity of an imagefolder: the command that makes it, or else its metadata and its files' sizes.
 
