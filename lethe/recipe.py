@@ -64,7 +64,7 @@ def of_model(path: str, revision: str | None) -> str:
 
 
 def of_judges(score: Mapping) -> dict[str, str]:
-    """Role -> identity of what section `score` measures with: a folder by its content, a hub or open_clip name by itself.
+    """Role -> identity of what section `score` measures with: a folder by its content, any other name by itself.
 
     Roles: clip, descriptor, features, style, content; those set to null are left out.
     Raises UserError if a value that can only be a folder is not there.
