@@ -1,0 +1,340 @@
+"""Models on disk and in memory: the base pipeline's parts, and pruned U-Nets with their strict loader.
+
+A pruned U-Net is stock diffusers weights plus `pruning.json`, which names per layer the units that were kept. `cut` is
+the only surgery: the pruner applies it to weights, the loader to an empty skeleton, so the two cannot disagree.
+torch and diffusers are imported inside functions, so that a stage can check its inputs before it pays for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from lethe.errors import UserError
+from lethe.io import META, read_json, read_meta, sha256, write_text
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from torch import Tensor, nn
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+PIPELINE = "StableDiffusionPipeline"
+CONFIGS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+PRUNING = "pruning.json"
+
+
+def check_base(path: str, revision: str | None) -> None:
+    """Checks a base model without importing torch: a pipeline folder's JSON and safetensors headers.
+
+    Of a hub id only the form can be checked; the rest shows when it is loaded. Raises UserError.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+            raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")
+        return
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{path}: not a {PIPELINE} folder (no model_index.json); give one, or a hub id OWNER/NAME")
+    _check_index(path, read_json(folder / "model_index.json"))
+    for part, config in CONFIGS.items():
+        read_json(folder / part / config)
+    for part, stem in WEIGHTS.items():
+        for file in _weight_files(folder / part, stem):
+            _check_safetensors(file)
+
+
+def _check_index(path: str, index: dict) -> None:
+    if index.get("_class_name") != PIPELINE:
+        raise UserError(f"{path}: its model_index.json says {index.get('_class_name')!r}; only {PIPELINE} is supported")
+
+
+def _variant(folder: Path, stem: str) -> str | None:
+    """ "fp16" if the folder brings half-precision weights alone."""
+    plain = any((folder / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json"))
+    return "fp16" if not plain and (folder / f"{stem}.fp16.safetensors").is_file() else None
+
+
+def _weight_files(folder: Path, stem: str) -> list[Path]:
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.is_file():
+        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    return [folder / (f"{stem}.fp16.safetensors" if _variant(folder, stem) else f"{stem}.safetensors")]
+
+
+def _check_safetensors(path: Path) -> None:
+    """Raises UserError if the file is missing, or shorter or longer than its header says."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weight file (weights must be safetensors)")
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                raise ValueError("header past the end")
+            header = json.loads(file.read(length))
+        wanted = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or make it again") from None
+    if size != wanted:
+        raise UserError(
+            f"{path}: {size} bytes, but its header says {wanted}: truncated or damaged; fetch or make it again"
+        )
+
+
+def load_base(path: str, revision: str | None, parts: Sequence[str]) -> SimpleNamespace:
+    """The named parts of a base model: unet, vae, text_encoder, tokenizer, scheduler.
+
+    Networks come in float32, in eval mode and frozen, on the CPU. The scheduler is a DDIMScheduler with the folder's
+    noise schedule and prediction type, whatever sampler the folder names. Raises UserError if the model is not a
+    StableDiffusionPipeline or cannot be loaded whole.
+    """
+    check_base(path, revision)
+    if not Path(path).is_dir():
+        _check_hub_index(path, revision)
+    return SimpleNamespace(**{part: _load_part(path, revision, part) for part in parts})
+
+
+def _check_hub_index(path: str, revision: str | None) -> None:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        index = hf_hub_download(path, "model_index.json", revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot fetch model_index.json of revision {revision}: {_first_line(error)}") from None
+    _check_index(path, read_json(index))
+
+
+def _load_part(path: str, revision: str | None, part: str) -> object:
+    import torch
+
+    how = {"subfolder": part, "revision": revision}
+    if part in WEIGHTS:
+        how |= {"use_safetensors": True, "dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
+        if Path(path).is_dir():
+            how |= {"variant": _variant(Path(path) / part, WEIGHTS[part])}
+    try:
+        if part == "scheduler":
+            from diffusers import DDIMScheduler
+
+            # latents are not confined to [-1, 1]; other samplers' configs do not say so, and DDIM's default clips
+            return DDIMScheduler.from_pretrained(path, **how, clip_sample=False)
+        if part == "tokenizer":
+            from transformers import CLIPTokenizer
+
+            return CLIPTokenizer.from_pretrained(path, **how)
+        model = _model_class(part).from_pretrained(path, **how)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot load its {part}: {_first_line(error)}") from None
+    return model.eval().requires_grad_(False)
+
+
+def _model_class(part: str) -> type:
+    if part == "text_encoder":
+        from transformers import CLIPTextModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        return CLIPTextModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    return {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def save_unet(unet: UNet2DConditionModel, pruning: dict, folder: Path) -> None:
+    """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and unet/pruning.json."""
+    import torch
+    from safetensors.torch import save_file
+
+    target = Path(folder) / "unet"
+    target.mkdir(parents=True, exist_ok=True)
+    weights = target / f"{WEIGHTS['unet']}.safetensors"
+    part = weights.with_name(f"{weights.name}.part-{os.getpid()}")
+    state = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in unet.state_dict().items()}
+    save_file(state, part, metadata={"format": "pt"})
+    os.replace(part, weights)
+    write_text(target / "config.json", unet.to_json_string())
+    write_text(target / PRUNING, _pruning_text(pruning))
+
+
+def _pruning_text(pruning: dict) -> str:
+    """JSON with one line a layer: the lists of kept units are long."""
+    layers = ",\n".join(f"    {json.dumps(name)}: {json.dumps(layer)}" for name, layer in pruning["layers"].items())
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in pruning.items() if key != "layers")
+    return "{\n" + head + '  "layers": {\n' + layers + "\n  }\n}\n"
+
+
+def read_pruning(folder: Path) -> dict:
+    """A weights folder's `pruning.json`: budget, macs, ..., and "layers": {path: {kind, total, kept}}."""
+    return read_json(Path(folder) / "unet" / PRUNING)
+
+
+def load_unet(folder: Path) -> UNet2DConditionModel:
+    """The U-Net of a weights folder (or of any folder with a dense unet/), in float32 and eval mode, on the CPU.
+
+    Its output equals that of the model that was saved, bit for bit. Raises UserError if a file is missing, truncated,
+    or not the one `meta.json` speaks of, and if weights and `pruning.json` do not fit each other.
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    _check_files(folder)
+    config = read_json(folder / "unet" / "config.json")
+    layers = read_pruning(folder)["layers"] if (folder / "unet" / PRUNING).is_file() else {}
+    try:
+        state = {}
+        for file in _weight_files(folder / "unet", WEIGHTS["unet"]):
+            _check_safetensors(file)
+            # a copy: the file's own bytes are mapped without alignment, and may be replaced while we run
+            state |= {key: value.to(torch.float32, copy=True) for key, value in load_file(file).items()}
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(config)
+        cut(unet, layers)
+        unet.load_state_dict(state, strict=True, assign=True)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: weights, config.json and {PRUNING} do not fit: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return unet.eval()
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / "unet").is_dir():
+        raise UserError(
+            f"{folder}: no folder unet there; give a weights folder (prune, distill, bilevel or erase makes it)"
+        )
+    if not (folder / META).is_file():
+        return
+    for name, wanted in read_meta(folder)["files"].items():
+        if not name.startswith("unet/"):
+            continue
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: missing, though {META} lists it; delete the folder and run again")
+        if name.endswith(".safetensors"):
+            _check_safetensors(folder / name)
+        if sha256(folder / name) != wanted:
+            raise UserError(
+                f"{folder / name}: sha256 is not the one in {META}: changed or damaged; delete the folder and run again"
+            )
+
+
+def cut(unet: nn.Module, layers: dict[str, dict]) -> None:
+    """Keeps only the units that `layers` names, in place: {path: {"kind", "total", "kept": [index, ...]}}.
+
+    kind "ffn": neurons of a FeedForward; "heads": whole heads of an Attention; "resnet": inner channels of a
+    ResnetBlock2D, equally many from each group of norm2. Raises ValueError if a layer is not as recorded.
+    """
+    import torch
+
+    for path, layer in layers.items():
+        module, kept = unet.get_submodule(path), torch.tensor(layer["kept"], dtype=torch.long)
+        if units(module, layer["kind"]) != layer["total"] or not len(kept) or int(kept.max()) >= layer["total"]:
+            raise ValueError(
+                f"{path} has {units(module, layer['kind'])} units of kind {layer['kind']}, not {layer['total']}"
+            )
+        width = channels(module, layer["kind"])
+        rows = torch.arange(width).view(layer["total"], -1)[kept].flatten()
+        for part, dim in members(module, layer["kind"]):
+            repeats = part.weight.shape[dim] // width  # GEGLU and scale-shift: two halves of the same units
+            _keep(part, dim, torch.cat([rows + width * r for r in range(repeats)]))
+        if layer["kind"] == "heads":
+            module.heads = module.sliceable_head_dim = len(kept)
+            module.inner_dim = module.inner_kv_dim = len(rows)
+
+
+def members(module: nn.Module, kind: str) -> list[tuple[nn.Module, int]]:
+    """The layers that lose weights with a unit of `module`, each with the dimension of its weight that shrinks."""
+    if kind == "ffn":
+        return [(module.net[0].proj, 0), (module.net[2], 1)]
+    if kind == "heads":
+        return [(module.to_q, 0), (module.to_k, 0), (module.to_v, 0), (module.to_out[0], 1)]
+    if kind == "resnet":
+        times = [(module.time_emb_proj, 0)] if module.time_emb_proj is not None else []
+        return [(module.conv1, 0), *times, (module.norm2, 0), (module.conv2, 1)]
+    raise ValueError(f"unknown kind of layer {kind!r}")
+
+
+def channels(module: nn.Module, kind: str) -> int:
+    """Inner width in channels."""
+    part, dim = members(module, kind)[-1]
+    return part.weight.shape[dim]
+
+
+def units(module: nn.Module, kind: str) -> int:
+    """Inner width in units that can be removed: neurons, heads, channels."""
+    return module.heads if kind == "heads" else channels(module, kind)
+
+
+def _keep(module: nn.Module, dim: int, index: Tensor) -> None:
+    """Selects rows (dim 0: outputs, with the bias) or columns (dim 1: inputs) of a layer, and its width attributes."""
+    from torch import nn
+
+    index = index.to(module.weight.device)
+    for name in ("weight", "bias") if dim == 0 else ("weight",):
+        old = getattr(module, name)
+        if old is not None:
+            index_here = index if old.device.type != "meta" else index.to("meta")
+            new = old.detach().index_select(dim, index_here).clone()
+            setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+    names = ("out_features", "out_channels", "num_channels") if dim == 0 else ("in_features", "in_channels")
+    for name in names:
+        if hasattr(module, name):
+            setattr(module, name, len(index))
+
+
+def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> Tensor:
+    """Caption embeddings as the Stable Diffusion pipeline makes them: last hidden state, padded or cut to full length.
+
+    Returns [B, L, D] in the encoder's dtype and on its device.
+    """
+    import torch
+
+    length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+    words = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    words = words.to(text_encoder.device)
+    mask = words.attention_mask if getattr(text_encoder.config, "use_attention_mask", False) else None
+    with torch.no_grad():
+        return text_encoder(words.input_ids, attention_mask=mask)[0]
+
+
+def vae_scale(vae: AutoencoderKL) -> int:
+    """Pixels a latent position spans along one side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def latent_shape(unet: UNet2DConditionModel, vae: AutoencoderKL, resolution: int | None = None) -> tuple[int, int, int]:
+    """(C, h, w) of a latent at a resolution in pixels, or the model's own. Raises UserError if it does not divide."""
+    if resolution is None:
+        side = unet.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        return unet.config.in_channels, height, width
+    scale = vae_scale(vae)
+    if resolution % scale:
+        raise UserError(f"resolution: {resolution} is not a multiple of {scale}, the pixels a latent position spans")
+    return unet.config.in_channels, resolution // scale, resolution // scale
+
+
+def hook_blocks(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:
+    """The blocks whose outputs feature distillation compares: all down blocks, the mid block if any, all up blocks."""
+    blocks = [(f"down_blocks.{i}", block) for i, block in enumerate(unet.down_blocks)]
+    if unet.mid_block is not None:
+        blocks.append(("mid_block", unet.mid_block))
+    return blocks + [(f"up_blocks.{i}", block) for i, block in enumerate(unet.up_blocks)]
