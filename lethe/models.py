@@ -16,12 +16,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.errors import UserError
-from lethe.io import META, read_json, read_meta, sha256, write_text
+from lethe.io import META, read_json, read_meta, sha256, write_json, write_text
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from torch import Tensor, nn
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PIPELINE = "StableDiffusionPipeline"
 CONFIGS = {
@@ -168,7 +168,9 @@ def save_unet(unet: UNet2DConditionModel, pruning: dict, folder: Path) -> None:
     state = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in unet.state_dict().items()}
     save_file(state, part, metadata={"format": "pt"})
     os.replace(part, weights)
-    write_text(target / "config.json", unet.to_json_string())
+    config = json.loads(unet.to_json_string())
+    config.pop("_name_or_path", None)  # where this machine keeps the base
+    write_json(target / "config.json", config)
     write_text(target / PRUNING, _pruning_text(pruning))
 
 
@@ -209,7 +211,7 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
             unet = UNet2DConditionModel.from_config(config)
         cut(unet, layers)
         unet.load_state_dict(state, strict=True, assign=True)
-    except (RuntimeError, ValueError, SafetensorError) as error:
+    except (RuntimeError, ValueError, AttributeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{folder}: weights, config.json and {PRUNING} do not fit: {' '.join(str(error).split())[:300]}"
         ) from None
@@ -291,8 +293,7 @@ def _keep(module: nn.Module, dim: int, index: Tensor) -> None:
     for name in ("weight", "bias") if dim == 0 else ("weight",):
         old = getattr(module, name)
         if old is not None:
-            index_here = index if old.device.type != "meta" else index.to("meta")
-            new = old.detach().index_select(dim, index_here).clone()
+            new = old.detach().index_select(dim, index)
             setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
     names = ("out_features", "out_channels", "num_channels") if dim == 0 else ("in_features", "in_channels")
     for name in names:
@@ -307,7 +308,7 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
     """
     import torch
 
-    length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+    length = _text_length(tokenizer, text_encoder.config)
     words = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     words = words.to(text_encoder.device)
     mask = words.attention_mask if getattr(text_encoder.config, "use_attention_mask", False) else None
@@ -315,13 +316,31 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
         return text_encoder(words.input_ids, attention_mask=mask)[0]
 
 
+def text_length(path: str, revision: str | None) -> int:
+    """Tokens in a base model's caption embeddings, L, read without loading the text encoder's weights."""
+    from transformers import CLIPTextConfig
+
+    config = CLIPTextConfig.from_pretrained(path, subfolder="text_encoder", revision=revision)
+    return _text_length(load_base(path, revision, ["tokenizer"]).tokenizer, config)
+
+
+def _text_length(tokenizer: CLIPTokenizer, config: CLIPTextConfig) -> int:
+    # a tokenizer saved without a length reports an astronomic one
+    return min(tokenizer.model_max_length, config.max_position_embeddings)
+
+
 def vae_scale(vae: AutoencoderKL) -> int:
     """Pixels a latent position spans along one side."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def latent_shape(unet: UNet2DConditionModel, vae: AutoencoderKL, resolution: int | None = None) -> tuple[int, int, int]:
-    """(C, h, w) of a latent at a resolution in pixels, or the model's own. Raises UserError if it does not divide."""
+def latent_shape(
+    unet: UNet2DConditionModel, vae: AutoencoderKL | None = None, resolution: int | None = None
+) -> tuple[int, int, int]:
+    """(C, h, w) of a latent at a resolution in pixels, or, with none given, at the model's own (`vae` is not needed).
+
+    Raises UserError if the resolution is not a whole number of latent positions.
+    """
     if resolution is None:
         side = unet.config.sample_size
         height, width = (side, side) if isinstance(side, int) else side
