@@ -8,9 +8,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lethe import options as opts
 from lethe.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parser(stage: str, doc: str) -> argparse.ArgumentParser:
@@ -30,6 +34,23 @@ def add_base(made: argparse.ArgumentParser) -> None:
     """--base and --revision."""
     made.add_argument("--base", required=True, help="base model: a StableDiffusionPipeline folder, or a hub id")
     made.add_argument("--revision", help="commit of the hub id")
+
+
+def add_training(made: argparse.ArgumentParser) -> None:
+    """--seed, --state and --checkpoint-every."""
+    made.add_argument("--seed", type=int, required=True, help="training seed")
+    made.add_argument("--state", type=Path, help="folder of the state for resuming (default: state/RECIPE)")
+    made.add_argument("--checkpoint-every", type=_count, default=250, help="steps between checkpoints (default: 250)")
+
+
+def early(key: str, section: str | None = None) -> str | None:
+    """A value that decides which flags there are, before they are parsed; from the params file if no flag gives it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(flag(key))
+    first.add_argument("--params", type=Path)
+    found, _ = first.parse_known_args()
+    value = getattr(found, key)
+    return opts.load(found.params)[section][key] if value is None and section and found.params else value
 
 
 def add_section(made: argparse.ArgumentParser, section: str, plugin: tuple[str, str] | None = None) -> None:
@@ -54,6 +75,13 @@ def flags(values: dict) -> list[str]:
     return words
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 def _value(text: str) -> object:
     if text in ("none", "null"):
         return "none"  # told apart from a flag that was not given
@@ -69,7 +97,7 @@ def section_values(args: argparse.Namespace, section: str, plugin: tuple[str, st
     values = {}
     if args.params:
         found = opts.load(args.params)
-        for word in section.split("_") if section.startswith("erase_") else [section]:
+        for word in section.split("_", 1) if section.startswith("erase_") else [section]:
             found = found.get(word, {})
         values = {key: found[key] for key in rules["properties"] if key in found}
     given = {key: getattr(args, f"value_{key}") for key in rules["properties"]}
@@ -98,7 +126,7 @@ def named_paths(pairs: list[str], what: str) -> dict[str, Path]:
     return found
 
 
-def device(args: argparse.Namespace):
+def device(args: argparse.Namespace) -> "torch.device":
     """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there."""
     import torch
 
@@ -119,7 +147,7 @@ def device(args: argparse.Namespace):
 def check_finite(value: float, what: str) -> float:
     """Raises UserError if a measured value is NaN or infinite."""
     if not math.isfinite(value):
-        raise UserError(f"{what} is {value}: the run diverged; lower the learning rate or raise the warm-up, then run again")
+        raise UserError(f"{what} is {value}: the run diverged; lower the learning rate or raise the warm-up, run again")
     return value
 
 

@@ -26,11 +26,15 @@ def section_schema(section: str, plugin: tuple[str, str] | None = None) -> dict:
         own = registry.literal(*plugin, "OPTIONS")
         properties |= own
         required += list(own)
-    return {"$defs": schema()["$defs"]} | found | {
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
+    return (
+        {"$defs": schema()["$defs"]}
+        | found
+        | {
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+    )
 
 
 def plugin_of(section: str, values: dict) -> tuple[str, str] | None:
@@ -63,7 +67,8 @@ def _explain(error: jsonschema.ValidationError, where: str) -> str:
             missing = [name for name in error.validator_value if name not in value]
             return f"{key or 'params'}: missing key {', '.join(map(repr, missing))}"
         case "type":
-            wanted = error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+            wanted = error.validator_value
+            wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
             if isinstance(value, str) and ("number" in wanted or "integer" in wanted) and _is_number(value):
                 return f"{key}: {value!r} is text, not a number: YAML reads 1e-6 as text, write it as 1.0e-6{hint}"
             return f"{key}: {value!r} is not of type {wanted}{hint}"
@@ -94,9 +99,16 @@ def load(path: Path) -> dict:
     return values
 
 
+def check_losses(distill: dict) -> None:
+    """Raises UserError if no loss has a weight: there would be nothing to train on."""
+    if not any(distill[key] for key in ("w_diff", "w_out", "w_feat")):
+        raise UserError("distill: w_diff, w_out and w_feat are all 0; give at least one of them a weight")
+
+
 def validate(values: object) -> None:
     """Checks a whole experiment: types, ranges, plug-ins, and the names that sections use of each other."""
     check(values, schema(), "")
+    check_losses(values["distill"])
     check(values["bilevel"], section_schema("bilevel", plugin_of("bilevel", values["bilevel"])), "bilevel")
     registry.check("criteria", values["prune"]["criterion"])
     registry.check("suppressions", values["bilevel"]["suppression"])
@@ -114,4 +126,5 @@ def validate(values: object) -> None:
     for name, members in grid["sets"].items():
         for member in members:
             if member not in values["concepts"]:
-                raise UserError(f"grid.sets.{name}: {member!r} is not one of the concepts: {', '.join(values['concepts'])}")
+                known = ", ".join(values["concepts"])
+                raise UserError(f"grid.sets.{name}: {member!r} is not one of the concepts: {known}")

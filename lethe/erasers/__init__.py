@@ -1,0 +1,1 @@
+"""Two-stage erasers; a module each, with `erase` and OPTIONS."""

@@ -1,0 +1,1 @@
+"""Solvers of the bilevel problem; a module each, with `solve` and OPTIONS."""

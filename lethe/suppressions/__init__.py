@@ -1,0 +1,1 @@
+"""Losses of the upper level; a module each, with `loss` and OPTIONS."""

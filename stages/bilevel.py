@@ -1,0 +1,78 @@
+"""Heals a pruned U-Net and makes it forget concepts, in one run: distillation below, suppression above.
+
+In: a base model, its pruned U-Net, encoded pictures, and encoded pictures of each concept. Out: unet/, log.csv, meta.json.
+A run that was stopped goes on from its last checkpoint when the same command is given again.
+
+    python -m stages.bilevel --params params.yaml --base models/atelier/pipeline --pruned out/pruned \\
+        --data out/finetune --concepts monet=out/monet picasso=out/picasso --seed 0 --out out/bilevel
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from lethe import cli, models, registry
+from lethe.io import is_finished, result_folder, write_text
+from lethe.options import check_losses
+from lethe.recipe import of_model, of_result, recipe
+from lethe.record import Budget, Recorder
+
+VERSION = 1
+
+
+def main() -> None:
+    made = cli.parser("bilevel", __doc__)
+    cli.add_base(made)
+    made.add_argument("--pruned", type=Path, required=True, help="result of stage prune")
+    made.add_argument("--data", type=Path, required=True, help="result of stage encode: the fine-tuning pictures")
+    made.add_argument(
+        "--concepts", nargs="+", required=True, metavar="NAME=FOLDER", help="results of stage encode: what to forget"
+    )
+    cli.add_training(made)
+    cli.add_section(made, "distill")
+    solver = cli.early("solver", "bilevel")
+    plugin = ("solvers", registry.check("solvers", solver)) if solver else None
+    cli.add_section(made, "bilevel", plugin)
+    args = made.parse_args()
+    values = cli.section_values(args, "distill") | cli.section_values(args, "bilevel", plugin)
+    registry.check("suppressions", values["suppression"])
+    check_losses(values)
+    options = {"seed": args.seed, **values}
+    models.check_base(args.base, args.revision)
+    concepts = dict(
+        sorted(cli.named_paths(args.concepts, "--concepts").items())
+    )  # their order is no part of the recipe
+    folders = {"pruned": args.pruned, "data": args.data} | {f"concept:{name}": path for name, path in concepts.items()}
+    parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
+    mine = recipe("bilevel", VERSION, options, parents)
+    if is_finished(args.out, mine):
+        print(f"{args.out}: finished, recipe {mine}")
+        return
+    if args.dry_run:
+        print(f"would train {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")
+        return
+
+    recorder = Recorder("bilevel", VERSION, mine, options, {"base": Path(args.base), **folders})
+    device = cli.device(args)
+    from lethe import finetune, loop
+
+    budgets = {"lower": Budget(), "upper": Budget()}
+    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
+    setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device, concepts)
+    shared = (setting.schedule, values, args.seed)
+    lower = finetune.lower(setting.teacher, setting.data, *shared, budgets["lower"])
+    suppression = registry.get("suppressions", values["suppression"]).loss
+    upper = finetune.upper(setting.teacher, setting.concepts, suppression, *shared, budgets["upper"])
+    training = registry.get("solvers", values["solver"]).solve(setting.student, lower, upper, values)
+    progress = loop.run(training, values["steps"], keeping, budgets, values["ema"])
+    recorder.started -= progress.seconds
+    with result_folder(args.out) as part:
+        models.save_unet(setting.student, models.read_pruning(args.pruned), part)
+        write_text(part / loop.LOG, loop.log_text(progress.rows))
+        levels = {name: asdict(budget) for name, budget in budgets.items()}
+        recorder.write(part, budget=budgets["lower"] + budgets["upper"], device=str(device), levels=levels)
+    loop.forget(keeping)
+    print(f"{args.out}: {values['steps']} steps")
+
+
+if __name__ == "__main__":
+    cli.run(main)

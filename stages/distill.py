@@ -1,0 +1,63 @@
+"""Fine-tunes a pruned U-Net under its dense teacher: diffusion loss, output and feature distillation.
+
+In: a base model, its pruned U-Net, encoded pictures. Out: unet/, log.csv, meta.json.
+A run that was stopped goes on from its last checkpoint when the same command is given again.
+
+    python -m stages.distill --params params.yaml --base models/atelier/pipeline --pruned out/pruned \\
+        --data out/finetune --seed 0 --out out/distill
+"""
+
+from pathlib import Path
+
+from lethe import cli, models
+from lethe.io import is_finished, result_folder, write_text
+from lethe.options import check_losses
+from lethe.recipe import of_model, of_result, recipe
+from lethe.record import Budget, Recorder
+
+VERSION = 1
+
+
+def main() -> None:
+    made = cli.parser("distill", __doc__)
+    cli.add_base(made)
+    made.add_argument("--pruned", type=Path, required=True, help="result of stage prune")
+    made.add_argument("--data", type=Path, required=True, help="result of stage encode: the fine-tuning pictures")
+    cli.add_training(made)
+    cli.add_section(made, "distill")
+    args = made.parse_args()
+    values = cli.section_values(args, "distill")
+    check_losses(values)
+    options = {"seed": args.seed, **values}
+    models.check_base(args.base, args.revision)
+    folders = {"pruned": args.pruned, "data": args.data}
+    parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
+    mine = recipe("distill", VERSION, options, parents)
+    if is_finished(args.out, mine):
+        print(f"{args.out}: finished, recipe {mine}")
+        return
+    if args.dry_run:
+        print(f"would distill {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")
+        return
+
+    recorder = Recorder("distill", VERSION, mine, options, {"base": Path(args.base), **folders})
+    device = cli.device(args)
+    from lethe import finetune, loop
+
+    budget = Budget()
+    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
+    setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device)
+    lower = finetune.lower(setting.teacher, setting.data, setting.schedule, values, args.seed, budget)
+    training = finetune.solve(setting.student, lower, values)
+    progress = loop.run(training, values["steps"], keeping, {"total": budget}, values["ema"])
+    recorder.started -= progress.seconds
+    with result_folder(args.out) as part:
+        models.save_unet(setting.student, models.read_pruning(args.pruned), part)
+        write_text(part / loop.LOG, loop.log_text(progress.rows))
+        recorder.write(part, budget=budget, device=str(device))
+    loop.forget(keeping)
+    print(f"{args.out}: {values['steps']} steps")
+
+
+if __name__ == "__main__":
+    cli.run(main)

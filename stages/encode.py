@@ -1,0 +1,56 @@
+"""Encodes pictures and captions once: what is frozen is not computed again at every training step.
+
+In: a base model and pictures with captions: an imagefolder (metadata.jsonl: file_name, text), or a samples folder.
+Out: latents.safetensors (mean and std of the VAE's posterior), captions.safetensors, index.json, meta.json.
+
+    python -m stages.encode --params params.yaml --base models/atelier/pipeline \\
+        --pictures data/atelier/finetune --out out/finetune
+"""
+
+from pathlib import Path
+
+from lethe import cli, models, pictures
+from lethe.io import is_finished, result_folder
+from lethe.recipe import of_model, of_pictures, recipe
+from lethe.record import Recorder
+
+VERSION = 1
+
+
+def main() -> None:
+    made = cli.parser("encode", __doc__)
+    cli.add_base(made)
+    made.add_argument("--pictures", type=Path, required=True, help="imagefolder or samples folder")
+    made.add_argument("--prompt", help="caption of pictures that bring none")
+    made.add_argument("--make", help="command that made the pictures, if one did: they then count by it")
+    cli.add_section(made, "encode")
+    args = made.parse_args()
+    values = cli.section_values(args, "encode")
+    options = {"resolution": values["resolution"], "flip": values["flip"], "prompt": args.prompt}
+    models.check_base(args.base, args.revision)
+    parents = {"base": of_model(args.base, args.revision), "pictures": of_pictures(args.pictures, args.make)}
+    mine = recipe("encode", VERSION, options, parents)
+    if is_finished(args.out, mine):
+        print(f"{args.out}: finished, recipe {mine}")
+        return
+    found = pictures.read(args.pictures, args.prompt)
+    if args.dry_run:
+        print(f"would encode {len(found)} pictures of {args.pictures} into {args.out}, recipe {mine}")
+        return
+
+    recorder = Recorder("encode", VERSION, mine, options, {"base": Path(args.base), "pictures": args.pictures})
+    device = cli.device(args)
+    from lethe import data
+
+    base = models.load_base(args.base, args.revision, ["vae", "tokenizer", "text_encoder"])
+    resolution = options["resolution"] or data.own_resolution(args.base, args.revision, base.vae)
+    base.vae.to(device)
+    base.text_encoder.to(device)
+    with result_folder(args.out) as part:
+        data.encode(found, base, part, resolution, options["flip"], device)
+        recorder.write(part, device=str(device), pictures=len(found), pixels=resolution)
+    print(f"{args.out}: {len(found)} pictures at {resolution} pixels")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""Erases concepts from a fine-tuned U-Net: the second stage of the two-stage arms.
+
+In: a base model (text encoder, noise schedule) and weights. Out: unet/, log.csv if the eraser trains, meta.json.
+A run that was stopped goes on from its last checkpoint when the same command is given again.
+
+    python -m stages.erase --params params.yaml --base models/atelier/pipeline --eraser esd --model out/distill \\
+        --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' --seed 0 --out out/esd
+"""
+
+import json
+from pathlib import Path
+
+from lethe import cli, models, registry
+from lethe.errors import UserError
+from lethe.io import is_finished, read_json, result_folder, write_text
+from lethe.recipe import of_model, of_result, recipe
+from lethe.record import Budget, Recorder
+
+VERSION = 1
+
+
+def main() -> None:
+    made = cli.parser("erase", __doc__)
+    cli.add_base(made)
+    made.add_argument("--eraser", required=True, help=f"one of {', '.join(registry.names('erasers'))}")
+    made.add_argument("--model", type=Path, required=True, help="weights folder, such as a result of stage distill")
+    made.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {prompt, anchor}}")
+    cli.add_training(made)
+    eraser = cli.early("eraser")
+    plugin = ("erasers", registry.check("erasers", eraser)) if eraser else None
+    if plugin:
+        cli.add_section(made, f"erase_{eraser}", plugin)
+    args = made.parse_args()
+    values = cli.section_values(args, f"erase_{eraser}", plugin)
+    concepts = read_concepts(args.concepts)
+    options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, **values}
+    models.check_base(args.base, args.revision)
+    parents = {"base": of_model(args.base, args.revision), "model": of_result(args.model)}
+    mine = recipe("erase", VERSION, options, parents)
+    if is_finished(args.out, mine):
+        print(f"{args.out}: finished, recipe {mine}")
+        return
+    if args.dry_run:
+        print(f"would erase {', '.join(concepts)} from {args.model} with {eraser} into {args.out}, recipe {mine}")
+        return
+
+    recorder = Recorder("erase", VERSION, mine, options, {"base": Path(args.base), "model": args.model})
+    device = cli.device(args)
+    from lethe import loop
+
+    base = models.load_base(args.base, args.revision, ["tokenizer", "text_encoder", "scheduler"])
+    base.text_encoder.to(device)
+    unet, budget = models.load_unet(args.model).to(device), Budget()
+    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
+    progress = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
+    recorder.started -= progress.seconds
+    with result_folder(args.out) as part:
+        models.save_unet(unet, models.read_pruning(args.model), part)
+        if progress.rows:
+            write_text(part / loop.LOG, loop.log_text(progress.rows))
+        recorder.write(part, budget=budget, device=str(device))
+    loop.forget(keeping)
+    print(f"{args.out}: {', '.join(concepts)} erased with {eraser}")
+
+
+def read_concepts(text: str) -> dict[str, dict[str, str]]:
+    """{name: {prompt, anchor}} sorted by name, further keys dropped. Raises UserError if it is not that."""
+    try:
+        found = read_json(Path(text[1:])) if text.startswith("@") else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--concepts: not JSON ({error}); give {{name: {{prompt, anchor}}}}, or @FILE") from None
+    if not isinstance(found, dict) or not found:
+        raise UserError("--concepts: names no concept; give {name: {prompt, anchor}}")
+    for name, concept in found.items():
+        for key in ("prompt", "anchor"):
+            if not isinstance(concept, dict) or not isinstance(concept.get(key), str):
+                raise UserError(f"--concepts: {name} has no text {key!r}; give {{name: {{prompt, anchor}}}}")
+    return {name: {key: found[name][key] for key in ("prompt", "anchor")} for name in sorted(found)}
+
+
+if __name__ == "__main__":
+    cli.run(main)
