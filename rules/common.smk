@@ -1,0 +1,86 @@
+# The plan, and the functions that rules take their inputs and values from.
+import os
+import shlex
+import sys
+
+from lethe import options
+from lethe.cli import flags
+from lethe.errors import UserError
+from lethe.graph import arguments, made_marker
+from lethe.plan import build
+
+
+report: "../reports/captions/workflow.rst"
+
+
+def get_params_file():
+    """params.yaml, or the one given as --configfile. Not `configfile:`, which would mix the keys of both files."""
+    files = [os.path.relpath(file) for file in workflow.configfiles]
+    if len(files) > 1:
+        raise UserError(
+            f"--configfile: an experiment is one file, found {', '.join(files)}"
+        )
+    return files[0] if files else "params.yaml"
+
+
+def get_params(file):
+    """Its values, checked. A value given as --config would be in no file, so it is refused."""
+    values = options.load(file)
+    if config not in ({}, values):
+        raise UserError(
+            f"--config: values live in the params file; write them to {file} or to a copy of it"
+        )
+    return values
+
+
+try:
+    PARAMS_FILE = get_params_file()
+    PARAMS = get_params(PARAMS_FILE)
+    PLAN = build(PARAMS)
+except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+RESULTS = {node.folder.name: node for node in PLAN.nodes.values()}
+
+
+wildcard_constraints:
+    experiment=PARAMS["experiment"],
+
+
+def one_of(stage, field=None):
+    """Constraint: only results (or arms) of a stage that the plan knows. Matches nothing if there are none."""
+    nodes = [node for node in RESULTS.values() if node.stage == stage]
+    return (
+        "|".join(
+            sorted(
+                {getattr(node, field) if field else node.folder.name for node in nodes}
+            )
+        )
+        or "(?!)"
+    )
+
+
+def get_missing(files, target):
+    """What a target still needs. Once it exists it needs nothing: its address says what it was made from, and a parent
+    that was not fetched or was deleted is not made again for its sake."""
+    return [
+        file for file in files if not os.path.exists(target) or os.path.exists(file)
+    ]
+
+
+def get_metas(*kinds):
+    """Files that say all results of some kinds are finished."""
+    return [node.meta for node in PLAN.of_kind(*kinds)]
+
+
+def get_parents(wildcards):
+    """What must be finished first: the parents, and the pictures if a command makes them."""
+    node = RESULTS[wildcards.result]
+    made = [made_marker(PARAMS)] if node.pictures and PARAMS["pictures"]["make"] else []
+    return get_missing([parent.meta for parent in node.made_from] + made, node.meta)
+
+
+def get_arguments(wildcards):
+    """The values of a result, as flags of its stage."""
+    return shlex.join(arguments(RESULTS[wildcards.result]))
