@@ -252,6 +252,10 @@ def cut(unet: nn.Module, layers: dict[str, dict]) -> None:
             raise ValueError(
                 f"{path} has {units(module, layer['kind'])} units of kind {layer['kind']}, not {layer['total']}"
             )
+        if layer["kind"] == "resnet":
+            share = kept * module.norm2.num_groups // layer["total"]  # the norm group of each channel
+            if len(set(torch.bincount(share, minlength=module.norm2.num_groups).tolist())) > 1:
+                raise ValueError(f"{path}: unequal numbers of channels kept in the groups of norm2")
         width = channels(module, layer["kind"])
         rows = torch.arange(width).view(layer["total"], -1)[kept].flatten()
         for part, dim in members(module, layer["kind"]):

@@ -172,6 +172,7 @@ def test_bad_weights_folders(weights, tmp_path):
     [
         {"mid_block.resnets.0": {"kind": "resnet", "total": 32, "kept": [0, 9, 17, 32]}},
         {"mid_block.resnets.0": {"kind": "resnet", "total": 16, "kept": [0, 9]}},
+        {"mid_block.resnets.0": {"kind": "resnet", "total": 32, "kept": [0, 1, 17, 31]}},
         {"mid_block.resnets.0": {"kind": "width", "total": 32, "kept": [0]}},
         {"mid_block.resnets.9": {"kind": "resnet", "total": 32, "kept": [0]}},
         {"mid_block.resnets.0": {"total": 32}},
