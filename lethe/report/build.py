@@ -1,0 +1,140 @@
+"""Builds a whole report beside its place and puts it there; the stamp that says "finished" comes last."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lethe import record
+from lethe.io import read_json, sha256, write_json, write_text
+from lethe.report import claims, cost, curves, grids, page, tables
+from lethe.report.cost import Cost
+from lethe.report.measures import BY_CONCEPT, METRICS, Measured, measure
+from lethe.report.runs import Group, Plan, stamp
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "reports" / "published"
+
+
+def build(plan: Plan, out: Path, resamples: int, prompts: int) -> None:
+    """Writes the report of a plan to `out`, replacing what is there.
+
+    `resamples`: bootstrap replicates; `prompts`: columns of a concept in the picture grids. Killed at any moment, it
+    leaves the old report, or one without a stamp, which counts as absent.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        _fill(plan, part, resamples, prompts)
+        _replace(part, out, stamp(plan.recipe))
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(plan: Plan, part: Path, resamples: int, prompts: int) -> None:
+    found = [
+        (group, measure(group, resamples), {arm: cost.of(runs) for arm, runs in group.arms.items()})
+        for group in plan.groups
+    ]
+    style, paired = tables.style(found, PUBLISHED / "style.csv"), tables.paired(found)
+    texts = {"style": tables.style_text(style), "paired": tables.paired_text(paired)}
+    tables.write(style, texts["style"], part / "tables", "style")
+    tables.write(paired, texts["paired"], part / "tables", "style_paired")
+    write_json(part / "summary.json", summary(found, resamples))
+    parts = [_part(plan, part, *one, prompts) for one in found]
+    code, packages = record.code_revision(), record.versions()
+    write_text(part / "index.html", page.render(plan, texts, parts, code, packages))
+    files = {str(p.relative_to(part)): sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
+    runs = [{"arm": run.arm, "budget": run.budget, "set": run.set, "seed": run.seed} for run in plan.runs]
+    for row, run in zip(runs, plan.runs, strict=True):
+        row["metrics"] = read_json(run.metrics / "meta.json")["recipe"]
+    about = {"recipe": plan.recipe, "experiment": plan.experiment, "params": plan.params, "runs": runs}
+    write_json(part / stamp(plan.recipe), about | {"code": code, "packages": packages, "files": files})
+
+
+def _part(
+    plan: Plan, folder: Path, group: Group, measured: Measured, costs: dict[str, Cost], prompts: int
+) -> page.Part:
+    """Pictures and verdicts of one budget and set."""
+    several = len(plan.groups) > 1
+    tag = f"-{group.tag}" if several else ""
+    title = f"budget {group.budget:g}, set {grids.plain(group.set)}" if several else ""
+    return page.Part(
+        title,
+        claims.judge(group, measured, costs),
+        _grids(folder, group, prompts, tag),
+        _curves(folder, group, measured, tag),
+    )
+
+
+def _grids(folder: Path, group: Group, prompts: int, tag: str) -> list[page.Figure]:
+    made, runs = [], {arm: found[0] for arm, found in group.arms.items()}
+    (folder / "grids").mkdir(exist_ok=True)
+    views = [("", group.members, "All concepts")]
+    views += [(f"-{name}", (name,), grids.plain(name).capitalize()) for name in group.members if len(group.members) > 1]
+    seed = next((run.seed for run in runs.values() if run.seed is not None), None)
+    for suffix, members, title in views:
+        sections = grids.sections(group, members, prompts)
+        path = folder / "grids" / f"style{tag}{suffix}.png"
+        picture, _ = grids.grid(runs, sections)
+        picture.save(path, optimize=True)
+        caption = "One picture seed a column. Below a picture: what the judges see in it. " if _judged(runs) else ""
+        caption += "Prompts stand at even steps of the prompt files; none was picked by eye."
+        made.append(page.Figure(path, title, caption + ("" if seed is None else f" Training seed {seed}.")))
+    return made
+
+
+def _judged(runs: dict) -> bool:
+    return any("style_pred" in run.scores for run in runs.values())
+
+
+def _curves(folder: Path, group: Group, measured: Measured, tag: str) -> list[page.Figure]:
+    (folder / "curves").mkdir(exist_ok=True)
+    made = []
+    path = folder / "curves" / f"tradeoff{tag}.png"
+    if curves.tradeoff(group, measured, path):
+        made.append(
+            page.Figure(path, "Erasure against what must stay", "Right and up is better. Bars: 95 % intervals.")
+        )
+    path = folder / "curves" / f"training{tag}.png"
+    if curves.losses(group, path):
+        made.append(page.Figure(path, "Training losses", "Thin: one training seed. Thick: their mean."))
+    return made
+
+
+def summary(found: Sequence[tuple[Group, Measured, dict[str, Cost]]], resamples: int) -> dict:
+    """arm > concept > metric > value, for `dvc metrics diff`; "all" is the mean over the concepts.
+
+    With several budgets or sets the arm's name carries them: "esd-b080-all".
+    """
+    made: dict[str, dict[str, dict[str, float]]] = {}
+    for group, measured, costs in found:
+        alone = {name: measure(group, resamples, [name]) for name in group.members} if len(group.members) > 1 else {}
+        for arm in group.arms:
+            views = {"all": _values(measured, arm, METRICS) | {"budget": costs[arm].passes}}
+            views |= {name: _values(one, arm, BY_CONCEPT) for name, one in alone.items()}
+            made[arm if len(found) == 1 else f"{arm}-{group.tag}"] = views
+    return made
+
+
+def _values(measured: Measured, arm: str, names: Sequence[str]) -> dict[str, float]:
+    estimates = {name: measured.estimate(arm, name) for name in names}
+    return {name: float(f"{one.value:.6g}") for name, one in estimates.items() if one is not None}
+
+
+def _replace(part: Path, out: Path, last: str) -> None:
+    """Moves the files of `part` over those of `out`: old stamps go first, the new one comes last."""
+    out.mkdir(exist_ok=True)
+    for old in out.glob("recipe-*.json"):
+        old.unlink()
+    new = [path.relative_to(part) for path in part.rglob("*") if path.is_file()]
+    for path in [path for path in out.rglob("*") if path.is_file() and path.relative_to(out) not in new]:
+        path.unlink()
+    for name in sorted(new, key=lambda name: name.name == last):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part / name, out / name)
+    for folder in sorted((path for path in out.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()

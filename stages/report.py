@@ -1,0 +1,48 @@
+"""Tables, picture grids, curves and the page of an experiment.
+
+In: the plan that the workflow writes (a JSON file: recipe, experiment, params, and a row for each run of the grid with
+its arm, budget, set, training seed and the folders of its metrics, samples and weights).
+Out: tables/style.{csv,md,tex}, tables/style_paired.*, grids/, curves/, index.html, summary.json, and last
+recipe-<hash>.json, which says that the report is whole. What stood in the folder is replaced.
+
+    python -m lethe.plan params.yaml > plan.json
+    python -m stages.report --params params.yaml --plan plan.json --experiment atelier --out reports/atelier
+"""
+
+from pathlib import Path
+
+from lethe import cli, options
+from lethe.errors import UserError
+
+VERSION = 1
+
+
+def main() -> None:
+    parser = cli.parser("report", __doc__)
+    parser.add_argument("--plan", type=Path, required=True, help="JSON file of the workflow: every run of the grid")
+    parser.add_argument("--experiment", required=True, help="name of the experiment; the plan must be of this one")
+    cli.add_section(parser, "report")
+    args = parser.parse_args()
+    values = cli.section_values(args, "report")
+
+    from lethe.report.runs import is_built, read_plan  # pandas
+
+    plan = read_plan(args.plan, args.experiment)
+    options.validate(plan.params)
+    if plan.params["report"] != values:
+        raise UserError(f"{args.plan}: was written for report values {plan.params['report']}, the flags say {values}")
+
+    if is_built(args.out, plan.recipe):
+        print(f"{args.out}: report {plan.recipe} is there")
+        return
+    if args.dry_run:
+        print(f"would report {len(plan.runs)} runs of {plan.experiment} to {args.out}")
+        return
+    from lethe.report.build import build
+
+    build(plan, args.out, values["bootstrap"], values["grid_prompts"])
+    print(f"{args.out / 'index.html'}: report {plan.recipe} of {len(plan.runs)} runs")
+
+
+if __name__ == "__main__":
+    cli.run(main)
