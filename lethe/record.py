@@ -12,7 +12,16 @@ from pathlib import Path
 
 from lethe.io import META, read_meta, sha256, write_json
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "torch-pruning", "clean-fid", "open_clip_torch")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "torch-pruning",
+    "clean-fid",
+    "open_clip_torch",
+)
 
 
 @dataclass
@@ -50,7 +59,7 @@ class Recorder:
             | {
                 "code": code_revision(),
                 "packages": versions(),
-                "machine": {"device": device, "cpu": platform.machine(), "python": platform.python_version()},
+                "machine": {"device": device, "cpu": cpu_name(), "python": platform.python_version()},
                 "seconds": round(time.monotonic() - self.started, 2),
                 "peak_memory_mb": peak_memory_mb(),
                 "budget": asdict(budget or Budget()),
@@ -90,6 +99,15 @@ def code_revision() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (subprocess.CalledProcessError, FileNotFoundError):
         return "unknown"
+
+
+def cpu_name() -> str:
+    """Model name of the processor, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def peak_memory_mb() -> int:

@@ -1,0 +1,136 @@
+"""The networks of the base bundle: Stable Diffusion 2.1 in small, and the judges.
+
+The pipeline keeps SD 2.1's structure (four resolutions with three cross-attention levels, GEGLU feed-forwards,
+v-prediction, linear projections) so that block hooks, FFN neurons, heads and cross-attention exist on several levels.
+Sizes are chosen so that everything together stays under 16 MB in float16.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ResNetModel,
+)
+
+SIZE = 64  # pixels
+LATENT_CHANNELS = 16  # at 8x8: 4 channels lose the brushwork
+TEXT_WIDTH = 64
+TEXT_LENGTH = 24
+
+
+def tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges are learnt on the corpus: byte-pair encoding, at most 700 entries."""
+    empty = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=TEXT_LENGTH)
+    return empty.train_new_from_iterator(list(corpus), vocab_size=700, show_progress=False)
+
+
+def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
+    """Two layers over TEXT_LENGTH tokens, TEXT_WIDTH wide."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TEXT_LENGTH,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    )
+
+
+def autoencoder() -> AutoencoderKL:
+    """64x64x3 -> 8x8x16. No attention in the middle: 64 positions of one small picture do not need it."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        sample_size=SIZE,
+        latent_channels=LATENT_CHANNELS,
+        block_out_channels=(32, 64, 64, 64),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+
+
+def unet() -> UNet2DConditionModel:
+    """8x8x16 latents over four resolutions (8, 4, 2, 1), heads of 16 channels."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 8,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 80, 96, 96),
+        layers_per_block=1,
+        down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=(4, 5, 6, 6),  # diffusers' name for the number of heads
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
+
+
+def scheduler() -> DDIMScheduler:
+    """Stable Diffusion 2.1's noise schedule."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
+
+
+def _resnet_config(**more: object) -> ResNetConfig:
+    return ResNetConfig(
+        embedding_size=24, hidden_sizes=[32, 48, 64, 80], depths=[1, 1, 1, 1], layer_type="basic", **more
+    )
+
+
+def judge(labels: tuple[str, ...]) -> ResNetForImageClassification:
+    """A classifier of 64x64 pictures; its labels travel in the config."""
+    names = dict(enumerate(labels))
+    return ResNetForImageClassification(
+        _resnet_config(num_labels=len(labels), id2label=names, label2id={name: i for i, name in names.items()})
+    )
+
+
+def descriptor() -> ResNetModel:
+    """The style descriptor: its pooled output, L2-normalised, plays the part of CSD's embedding."""
+    return ResNetModel(_resnet_config())
+
+
+# A small open_clip model. The patch of 8 pixels is the scale of the brushwork.
+CLIP_CONFIG = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": SIZE, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24},
+    "text_cfg": {
+        "context_length": TEXT_LENGTH,
+        "width": TEXT_WIDTH,
+        "heads": 4,
+        "layers": 2,
+        "no_causal_mask": False,
+    },
+}
+
+
+def clip(vocabulary: int, eos: int) -> torch.nn.Module:
+    """An untrained open_clip model of CLIP_CONFIG. `eos` is the token whose state stands for the whole text."""
+    from open_clip import CLIP
+
+    text = CLIP_CONFIG["text_cfg"] | {"vocab_size": vocabulary, "eos_id": eos, "pool_type": "eos"}
+    return CLIP(CLIP_CONFIG["embed_dim"], CLIP_CONFIG["vision_cfg"], text)
