@@ -1,0 +1,38 @@
+# make tables     the default experiment, from set-up to reports/atelier/; EXPERIMENT=params/own.yaml makes another
+# make test       all tests, on the CPU and without a network
+# make lint       style of code and rules
+# make gc         deletes results that EXPERIMENT (one or more params files) does not want; DRY_RUN=1 only lists them
+# make lock       resolves envs/requirements.in anew
+# Each sets up .venv by itself, when it is missing or envs/requirements.txt has changed.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: tables test lint gc lock setup
+
+PYTHON ?= python3
+EXPERIMENT ?= params.yaml
+CORES ?= all
+DRY_RUN ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+tables: setup
+	@snakemake --cores $(CORES) --configfile $(EXPERIMENT)
+
+test: setup
+	@python -m pytest
+
+lint: setup
+	@ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+gc: setup
+	@python -m lethe.collect $(EXPERIMENT) $(if $(DRY_RUN),--dry-run)
+
+lock: setup
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	    envs/requirements.in -o envs/requirements.txt
+
+setup:
+	@PYTHON=$(PYTHON) bash envs/setup.sh
