@@ -6,7 +6,6 @@ The tar is deterministic (order given, no times, no owners), so equal pictures m
 import csv
 import hashlib
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe.errors import UserError
-from lethe.io import META, write_text
+from lethe.io import write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,41 +132,3 @@ class Images:
 
     def picture(self, entry: Entry) -> "Image":
         return decode(self.read(entry))
-
-
-def picture_files(folder: Path) -> list[str]:
-    """Names of the pictures of an imagefolder (metadata.jsonl order). Light; raises UserError if one is missing."""
-    path = Path(folder) / "metadata.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no metadata.jsonl there (one JSON object a line: file_name, text)") from None
-    names = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            name = json.loads(line)["file_name"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: not a JSON object with file_name") from None
-        if not (Path(folder) / name).is_file():
-            raise UserError(f"{path}, line {number}: no picture {name} in {folder}")
-        names.append(name)
-    if not names:
-        raise UserError(f"{path}: no pictures listed")
-    return names
-
-
-def check_pictures(folder: Path) -> int:
-    """Number of pictures in an imagefolder or a samples folder; raises UserError if it is neither."""
-    return len(read_manifest(folder) if (Path(folder) / META).is_file() else picture_files(folder))
-
-
-def pictures_of(folder: Path) -> "Iterator[Image]":
-    """RGB pictures of an imagefolder or of a samples folder, in a fixed order."""
-    if (Path(folder) / META).is_file():
-        with Images(folder) as images:
-            yield from map(images.picture, images.entries)
-    else:
-        for name in picture_files(folder):
-            yield decode((Path(folder) / name).read_bytes())

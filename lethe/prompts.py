@@ -7,6 +7,7 @@ the experiment, the same for all arms.
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,10 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def read_sets(paths: Mapping[str, Path]) -> dict[str, list[Prompt]]:
-    """Several prompt files by the name of their set."""
+    """Several prompt files by the name of their set; the name is a folder's in the archive of pictures."""
+    for name in paths:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", name):
+            raise UserError(f"prompt set {name!r}: a name is made of letters, digits, _ and -")
     return {name: read_prompts(path) for name, path in paths.items()}
 
 

@@ -64,20 +64,3 @@ def test_a_cut_tar_or_manifest_is_told_in_one_line(samples):
         images.read_manifest(folder)
     with pytest.raises(UserError, match=r"no manifest\.csv"):
         images.read_manifest(folder / "none")
-
-
-def test_pictures_of_an_imagefolder(tmp_path):
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    (tmp_path / "a.png").write_bytes(images.png(pixels))
-    with pytest.raises(UserError, match=r"no metadata\.jsonl"):
-        images.check_pictures(tmp_path)
-    metadata = tmp_path / "metadata.jsonl"
-    metadata.write_text('{"file_name": "a.png", "text": "x"}\n\n')
-    assert images.check_pictures(tmp_path) == 1
-    assert [picture.size for picture in images.pictures_of(tmp_path)] == [(4, 4)]
-    metadata.write_text('{"file_name": "b.png"}\n')
-    with pytest.raises(UserError, match=r"line 1: no picture b\.png"):
-        images.check_pictures(tmp_path)
-    metadata.write_text("[]\n")
-    with pytest.raises(UserError, match="not a JSON object with file_name"):
-        images.check_pictures(tmp_path)

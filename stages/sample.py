@@ -1,0 +1,130 @@
+"""Draws the pictures of one model: every prompt set in one process, one tar of PNGs with a manifest.
+
+In: a base model (StableDiffusionPipeline folder or hub id), a weights folder unless the base itself draws, and prompt
+CSVs by the name of their set; or one --prompt, drawn --count times with seeds 0, 1, ... (set `generated`).
+Out: images.tar, manifest.csv, meta.json. A killed run goes on where it was and ends in the same bytes.
+
+    python -m stages.sample --base models/atelier/pipeline --params params.yaml --out results/own/samples \\
+        --prompts monet=prompts/atelier/monet.csv eval=prompts/atelier/eval.csv
+"""
+
+import argparse
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lethe import cli, io
+from lethe.errors import UserError
+from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
+from lethe.models import check_base
+from lethe.prompts import Prompt, read_sets, repeated
+from lethe.recipe import of_file, of_model, of_result, recipe
+from lethe.record import Budget, Recorder
+
+VERSION = 1
+Row = tuple[str, Prompt]  # name of the set, and the picture to draw
+
+
+def main() -> None:
+    """Parses, checks, draws; raises UserError before anything is loaded if the inputs are wrong."""
+    args = parsed()
+    values = cli.section_values(args, "sample")
+    paths = cli.named_paths(args.prompts or [], "--prompts")
+    one = {} if args.prompt is None else {"prompt": args.prompt, "count": args.count}
+    sets = {"generated": repeated(args.prompt, args.count)} if one else read_sets(paths)
+    rows = [(name, row) for name, members in sets.items() for row in members]
+    check_base(args.base, args.revision)
+
+    parents = {"base": of_model(args.base, args.revision)}
+    if args.model:
+        parents["model"] = of_result(args.model)
+    parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
+    own = recipe("sample", VERSION, values | one, parents)
+    if io.is_finished(args.out, own):
+        print(f"{args.out}: finished before")
+        return
+    if args.dry_run:
+        print(f"would draw {len(rows)} pictures with {args.model or args.base} into {args.out}")
+        return
+
+    from lethe.sampling import tiles
+
+    device = cli.device(args)
+    sources = {"base": Path(args.base), "model": args.model} | {f"prompts:{name}": path for name, path in paths.items()}
+    recorder = Recorder("sample", VERSION, own, values | one, {role: path for role, path in sources.items() if path})
+    state = args.state or Path("state") / own
+    state.mkdir(parents=True, exist_ok=True)
+    files = {
+        state / f"{own}-{tile.start:06d}.tar": [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])
+    }
+    missing = {path: tile for path, tile in files.items() if not path.is_file()}
+    for number, (path, members) in enumerate(
+        zip(missing, draw(args, device, values, [*missing.values()]), strict=True), 1
+    ):
+        write_tar(path, members)
+        if number * 10 // len(missing) > (number - 1) * 10 // len(missing):
+            print(f"{len(files) - len(missing) + number} of {len(files)} tiles", flush=True)
+    with io.result_folder(args.out) as part:
+        write_tar(part / TAR, (member for path in files for member in read_tar(path)))
+        members = zip(rows, read_tar(part / TAR), strict=True)
+        write_manifest(part / MANIFEST, (entry(row, file, content) for row, (file, content) in members))
+        passes = len(files) * values["tile"] * values["steps"] * (1 if values["guidance"] == 1 else 2)
+        budget = Budget(student_forward=passes) if args.model else Budget(teacher_forward=passes)
+        recorder.write(part, budget=budget, device=str(device), pictures=len(rows))
+    for path in files:
+        path.unlink()
+    with contextlib.suppress(OSError):  # tiles of another run may lie there
+        state.rmdir()
+    print(f"{args.out}: {len(rows)} pictures")
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = cli.parser("sample", __doc__)
+    cli.add_base(parser)
+    parser.add_argument("--model", type=Path, help="weights folder; without it the base model draws")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompts", nargs="+", metavar="NAME=CSV", help="prompt sets")
+    what.add_argument("--prompt", help="one prompt, drawn --count times")
+    parser.add_argument("--count", type=int, help="pictures of --prompt, with seeds 0 to count - 1")
+    parser.add_argument("--state", type=Path, help="folder of finished tiles, for resuming (default: state/RECIPE)")
+    cli.add_section(parser, "sample")
+    args = parser.parse_args()
+    if (args.prompt is None) != (args.count is None) or (args.count is not None and args.count < 1):
+        raise UserError("--prompt TEXT and --count N (at least 1) belong together")
+    return args
+
+
+def draw(
+    args: argparse.Namespace, device: object, values: dict, wanted: Sequence[Sequence[Row]]
+) -> Iterator[list[tuple[str, bytes]]]:
+    """For each tile its tar members; the networks are loaded if there is any."""
+    if not wanted:
+        return
+    import torch
+
+    from lethe import sampling
+    from lethe.models import load_base, load_unet
+
+    parts = ["vae", "text_encoder", "tokenizer", "scheduler"] + ([] if args.model else ["unet"])
+    base = load_base(args.base, args.revision, parts)
+    unet = (load_unet(args.model) if args.model else base.unet).to(device)
+    base.vae.to(device)
+    base.text_encoder.to(device)
+    prompts = [[prompt for _, prompt in tile] for tile in wanted]
+    drawn = sampling.draw(base, unet, prompts, sampling.Settings(**values), torch.get_num_threads())
+    for tile, pictures in zip(wanted, drawn, strict=True):
+        yield [
+            (f"{name}/{row.case_number}.png", png(pixels)) for (name, row), pixels in zip(tile, pictures, strict=True)
+        ]
+
+
+def entry(row: Row, file: str, content: bytes) -> Entry:
+    """The manifest's row of a picture."""
+    name, prompt = row
+    return Entry(name, prompt.case_number, prompt.prompt, prompt.seed, file, hashlib.sha256(content).hexdigest())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,194 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lethe import io
+from lethe.errors import UserError
+from lethe.images import Images, read_tar
+from stages import sample
+
+HEADER = "case_number,prompt,evaluation_seed,artist\n"
+VALUES = {"sampler": "ddim", "steps": 2, "guidance": 4.0, "tile": 4}
+
+
+@pytest.fixture
+def prompts(tmp_path) -> dict[str, Path]:
+    texts = {
+        "monet": "7,a boat by monet,5,monet\n3,a house by monet,6,monet\n",
+        "eval": "7,sun,5,\n1,a boat,9,\n2,tree,2,\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.csv").write_text(HEADER + text)
+    return {name: tmp_path / f"{name}.csv" for name in texts}
+
+
+def words(base, out, *more, **changes) -> list[str]:
+    values = [word for key, value in (VALUES | changes).items() for word in (f"--{key}", str(value))]
+    return [
+        "--base",
+        str(base),
+        "--out",
+        str(out),
+        "--state",
+        f"{out}-state",
+        "--threads",
+        "1",
+        *values,
+        *map(str, more),
+    ]
+
+
+def run(monkeypatch, *args) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample", *args])
+    sample.main()
+
+
+def named(prompts) -> list[str]:
+    return ["--prompts", *(f"{name}={path}" for name, path in prompts.items())]
+
+
+def test_all_sets_in_one_result(tiny_base, prompts, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    arguments = words(tiny_base, out, *named(prompts))
+    run(monkeypatch, *arguments, "--dry-run")
+    assert "would draw 5 pictures" in capsys.readouterr().out
+    assert not out.exists()
+    run(monkeypatch, *arguments)
+    assert not Path(f"{out}-state").exists()
+    with Images(out) as images:
+        assert [(e.set, e.case_number, e.prompt, e.evaluation_seed, e.file) for e in images.entries] == [
+            ("monet", 7, "a boat by monet", 5, "monet/7.png"),
+            ("monet", 3, "a house by monet", 6, "monet/3.png"),
+            ("eval", 7, "sun", 5, "eval/7.png"),
+            ("eval", 1, "a boat", 9, "eval/1.png"),
+            ("eval", 2, "tree", 2, "eval/2.png"),
+        ]
+        assert {images.picture(entry).size for entry in images.entries} == {(32, 32)}
+    meta = io.read_meta(out)
+    assert meta["options"] == VALUES
+    assert meta["budget"] == {"student_forward": 0, "student_backward": 0, "teacher_forward": 8 * 2 * 2}
+    before = (out / "images.tar").stat().st_mtime_ns
+    run(monkeypatch, *arguments)
+    assert "finished before" in capsys.readouterr().out
+    assert (out / "images.tar").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="holds a result of recipe"):
+        run(monkeypatch, *words(tiny_base, out, *named(prompts), steps=3))
+
+
+def test_a_picture_is_the_same_in_another_run(tiny_base, prompts, tmp_path, monkeypatch):
+    run(monkeypatch, *words(tiny_base, tmp_path / "all", *named(prompts)))
+    run(monkeypatch, *words(tiny_base, tmp_path / "one", "--prompts", f"eval={prompts['eval']}"))
+    every = dict(read_tar(tmp_path / "all" / "images.tar"))
+    alone = dict(read_tar(tmp_path / "one" / "images.tar"))
+    assert len(alone) == 3
+    assert all(every[name] == content for name, content in alone.items())
+
+
+def test_one_prompt_drawn_many_times(tiny_base, tmp_path, monkeypatch):
+    run(monkeypatch, *words(tiny_base, tmp_path / "out", "--prompt", "a boat", "--count", 3, sampler="dpmsolver++"))
+    with Images(tmp_path / "out") as images:
+        assert [(e.set, e.prompt, e.evaluation_seed) for e in images.entries] == [
+            ("generated", "a boat", seed) for seed in range(3)
+        ]
+        assert len({entry.sha256 for entry in images.entries}) == 3
+    meta = io.read_meta(tmp_path / "out")
+    assert meta["options"] == VALUES | {"sampler": "dpmsolver++", "prompt": "a boat", "count": 3}
+
+
+def test_a_pruned_model_draws(tiny_base, prompts, tmp_path, monkeypatch):
+    from stages import prune
+
+    pruned = tmp_path / "pruned"
+    flags = [
+        "--base",
+        str(tiny_base),
+        "--budget",
+        "0.8",
+        "--criterion",
+        "l2",
+        "--keep-least",
+        "0.2",
+        "--tolerance",
+        "0.1",
+    ]
+    monkeypatch.setattr(sys, "argv", ["prune", *flags, "--out", str(pruned)])
+    prune.main()
+    run(monkeypatch, *words(tiny_base, tmp_path / "out", *named(prompts), "--model", pruned))
+    meta = io.read_meta(tmp_path / "out")
+    assert meta["parents"]["model"]["recipe"] == io.read_meta(pruned)["recipe"]
+    assert meta["budget"]["student_forward"] == 32
+    assert meta["budget"]["teacher_forward"] == 0
+
+
+def test_killed_and_run_again_gives_the_same_bytes(tiny_base, tmp_path, monkeypatch):
+    rows = "".join(f"{i},a boat {i},{i},\n" for i in range(12))
+    path = tmp_path / "many.csv"
+    path.write_text(HEADER + rows)
+    changes = {"steps": 12, "tile": 1}
+    run(monkeypatch, *words(tiny_base, tmp_path / "whole", "--prompts", f"many={path}", **changes))
+
+    out, state = tmp_path / "cut", tmp_path / "cut-state"
+    arguments = words(tiny_base, out, "--prompts", f"many={path}", **changes)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.sample", *arguments], cwd=Path(sample.__file__).parents[1]
+    )
+    deadline = time.monotonic() + 120
+    while len(list(state.glob("*.tar"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {tile: tile.stat().st_mtime_ns for tile in state.glob("*.tar")}
+    assert 2 <= len(kept) < 12
+    assert not out.exists()
+
+    written = []
+    monkeypatch.setattr(sample, "write_tar", lambda path, members: (written.append(path), WRITE(path, members)))
+    run(monkeypatch, *arguments)
+    assert len(written) == 12 - len(kept) + 1
+    assert not set(written) & set(kept)
+    for name in ("images.tar", "manifest.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert io.read_meta(out)["budget"] == io.read_meta(tmp_path / "whole")["budget"]
+    assert not state.exists()
+
+
+WRITE = sample.write_tar
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--prompt", "a boat"], "belong together"),
+        (["--prompt", "a boat", "--count", "0"], "belong together"),
+        (["--prompts", "monet"], "is not NAME=PATH"),
+        (["--prompts", "../x=none.csv"], "letters, digits"),
+        (["--prompts", "monet=none.csv"], "none.csv: no such prompt file"),
+        (["--prompt", "a", "--count", "1", "--model", "none"], "no finished result"),
+        (["--prompt", "a", "--count", "1", "--tile", "0"], "sample.tile"),
+        (["--prompt", "a", "--count", "1", "--sampler", "euler"], "'euler' is not one of ddim, dpmsolver++"),
+        (["--prompt", "a", "--count", "1", "--steps", "2000"], "2000 is more than the model's 1000"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(tiny_base, tmp_path, monkeypatch, more, message):
+    out = tmp_path / "out"
+    with pytest.raises(UserError) as error:
+        run(monkeypatch, *words(tiny_base, out), *more)
+    assert message in str(error.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_finished_stage_does_not_import_torch(tiny_base, prompts, tmp_path, monkeypatch):
+    run(monkeypatch, *words(tiny_base, tmp_path / "out", *named(prompts)))
+    code = "import sys; sys.argv[0] = 'sample'; from stages import sample; sample.main(); print('torch' in sys.modules)"
+    arguments = words(tiny_base, tmp_path / "out", *named(prompts))
+    root = Path(sample.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == "False"
+    assert json.loads((tmp_path / "out" / "meta.json").read_text())["stage"] == "sample"
