@@ -54,18 +54,18 @@ def check(values: object, rules: dict, where: str) -> None:
 
 
 def _explain(error: jsonschema.ValidationError, where: str) -> str:
-    key = ".".join([where, *map(str, error.absolute_path)]).strip(".")
+    key = ".".join([where, *map(str, error.absolute_path)]).strip(".") or "params"
     meaning = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
     hint = f" ({meaning})" if meaning else ""
     value = error.instance
     match error.validator:
         case "additionalProperties":
             known = sorted(error.schema["properties"])
-            unknown = sorted(set(value) - set(known))
-            return f"{key or 'params'}: unknown key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}"
+            unknown = sorted(set(value) - set(known), key=str)
+            return f"{key}: unknown key {', '.join(map(repr, unknown))}; known keys: {', '.join(known)}"
         case "required":
             missing = [name for name in error.validator_value if name not in value]
-            return f"{key or 'params'}: missing key {', '.join(map(repr, missing))}"
+            return f"{key}: missing key {', '.join(map(repr, missing))}"
         case "type":
             wanted = error.validator_value
             wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
@@ -86,13 +86,30 @@ def _is_number(text: str) -> bool:
     return True
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML lets pass: a key given twice, of which the first would be lost, and numbers that are none."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, value in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise UserError(f"line {key.start_mark.line + 1}: key {name!r} is given twice; keep one")
+            if value.tag == "tag:yaml.org,2002:float" and value.value.lower().lstrip("+-") in (".inf", ".nan"):
+                raise UserError(f"line {value.start_mark.line + 1}: {name}: {value.value} is not a finite number")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path) -> dict:
     """Reads and checks a params file. Raises UserError at the first thing that is wrong."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such params file") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     validate(values)
