@@ -79,7 +79,7 @@ def _grids(folder: Path, group: Group, prompts: int, tag: str) -> list[page.Figu
         sections = grids.sections(group, members, prompts)
         path = folder / "grids" / f"style{tag}{suffix}.png"
         picture, _ = grids.grid(runs, sections)
-        picture.save(path, optimize=True)
+        picture.save(path)
         caption = "One picture seed a column. Below a picture: what the judges see in it. " if _judged(runs) else ""
         caption += "Prompts stand at even steps of the prompt files; none was picked by eye."
         made.append(page.Figure(path, title, caption + ("" if seed is None else f" Training seed {seed}.")))

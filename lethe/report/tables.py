@@ -16,7 +16,7 @@ from lethe.report.intervals import Estimate, difference
 from lethe.report.measures import METRICS, Measured, Metric
 from lethe.report.runs import Group
 
-DASH, MINUS = "–", "−"
+DASH, MINUS, THIN = "–", "−", "\u202f"
 OURS = "this run"
 PAIRED = ["set", "keep", "arm", "against", "metric", "difference", "lo", "hi", "better", "method", "n_seeds"]
 
@@ -153,7 +153,7 @@ def _cell(row: pd.Series, metric: Metric) -> tuple[str, str]:
 
 
 def _count(value: float | None) -> str:
-    return DASH if value is None or math.isnan(value) else f"{value:,.0f}".replace(",", " ")
+    return DASH if value is None or math.isnan(value) else f"{value:,.0f}".replace(",", THIN)
 
 
 def _best(table: pd.DataFrame, metric: Metric) -> Iterable[int]:
@@ -217,12 +217,12 @@ def to_tex(text: Text) -> str:
         shown = []
         for column, (value, ends) in enumerate(cells):
             value = f"\\textbf{{{_tex(value)}}}" if (row, column) in text.best else _tex(value)
-            shown.append(f"{value} {{\\scriptsize {ends}}}" if ends else value)
+            shown.append(f"{value} {{\\scriptsize {_tex(ends)}}}" if ends else value)
         lines.append(" & ".join(shown) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {note}" for note in text.notes)]) + "\n"
 
 
-TEX = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", DASH: "--", MINUS: "$-$", " ": r"\,"}
+TEX = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", DASH: "--", MINUS: "$-$", THIN: r"\,"}
 TEX |= {sign: "\\" + sign for sign in "&%$#_{}"}
 
 

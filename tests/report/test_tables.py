@@ -1,0 +1,185 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lethe.report import cost, tables
+from lethe.report.build import PUBLISHED
+from lethe.report.intervals import Estimate
+from lethe.report.measures import METRICS, measure
+from lethe.report.runs import read_plan
+from tests import fabricated
+
+LEVEL = {"base": 1.0, "pruned": 0.4, "distill": 0.8, "esd": 0.4, "bilevel": 0.0}
+
+
+def known(arm, seed, table):
+    """Scores whose means are known: the first LEVEL of each erased set's pictures are in its style."""
+    erased = ~table["set"].isin(["retain", "eval"])
+    table["clip"] = np.where(erased, 30 + 10 * LEVEL[arm] + (seed or 0), 25.0)
+    table["csd"] = np.where(erased, 50 * LEVEL[arm] + 10, np.nan)
+    right = np.where(erased, table["case_number"] < 10 * LEVEL[arm], table["artist"] == "munch")
+    table["style_ok"] = right.astype(float)
+    table.loc[table["set"] == "eval", "style_ok"] = np.nan
+    table["content_ok"] = np.where(table["set"] == "eval", np.nan, 1.0)
+    if arm != "pruned":
+        table["cp"] = np.where(erased, float(arm != "distill"), np.nan)
+    return table
+
+
+def found(tmp_path, **grid):
+    fid = {"distill": (20.0, 19.0, 21.0), "esd": (30.0, 28.0, 32.0), "bilevel": (20.5, 19.5, 21.5)}
+    path = fabricated.experiment(tmp_path, fabricated.params(**grid), count=10, side=8, score=known, fid=fid)
+    return [
+        (group, measure(group, 300), {arm: cost.of(runs) for arm, runs in group.arms.items()})
+        for group in read_plan(path).groups
+    ]
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    return found(tmp_path_factory.mktemp("known"), seeds=[0, 2])
+
+
+def style(groups) -> pd.DataFrame:
+    return tables.style(groups, PUBLISHED / "style.csv")
+
+
+def ours(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["source"] == tables.OURS].set_index("arm")
+
+
+def test_values_are_the_means_of_the_scores(groups):
+    table = ours(style(groups))
+    assert table.loc["bilevel", "ua"] == 100
+    assert table.loc["esd", "ua"] == pytest.approx(60)
+    assert table.loc["esd", "clip"] == 35  # seeds 0 and 2
+    assert (table.loc["esd", "clip_lo"], table.loc["esd", "clip_hi"]) == (34, 36)
+    assert table.loc["base", "clip"] == 40
+    assert table.loc["distill", "csd"] == 100
+    assert table.loc["bilevel", "csd"] == pytest.approx(100 * 10 / 50)
+    assert table.loc["bilevel", "csd_raw"] == 10
+    assert table.loc["esd", "ira_neighbour"] == 100
+    assert table.loc["esd", "ira_other"] == 0
+    assert table.loc["esd", "cra"] == 100
+    assert table.loc["esd", "clip_retain"] == 25
+    assert table.loc["esd", "fid"] == 30
+    assert table.loc["distill", ["cp", "cp_lo", "cp_hi"]].tolist() == [0, 0, 0]
+
+
+def test_a_share_of_all_pictures_keeps_doubt(groups):
+    row = ours(style(groups)).loc["bilevel"]
+    assert row["ua_hi"] == 100
+    assert row["ua_lo"] == pytest.approx(100 - 100 * 3.8415 / (20 + 3.8415), abs=0.01)
+
+
+def test_interval_of_a_share_agrees_with_the_normal_one(groups):
+    """Two strata of 10 prompts, 4 of 10 in each: variance of the mean is 0.24 / 20."""
+    row = ours(style(groups)).loc["esd"]
+    assert (row["ua_hi"] - row["ua_lo"]) / 2 == pytest.approx(100 * 1.96 * np.sqrt(0.24 / 20), rel=0.15)
+
+
+def test_costs_add_along_the_chain(groups):
+    table = ours(style(groups))
+    assert table["gpu_seconds"].to_dict() == {"base": 0, "pruned": 10, "distill": 20, "esd": 30, "bilevel": 20}
+    assert table["budget"].to_dict() == {
+        "base": 0, "pruned": 0, "distill": 3 * 32 * 60, "esd": 3 * 32 * 66, "bilevel": 3 * 32 * 66,
+    }  # fmt: skip
+    assert table["macs_kept"].to_dict() == dict.fromkeys(LEVEL, 0.803) | {"base": 1.0}
+    assert table["n_seeds"].to_dict() == {"base": 1, "pruned": 1, "distill": 2, "esd": 2, "bilevel": 2}
+    assert table.loc["esd", "n_images"] == 2 * (20 + 20 + 10)
+
+
+def test_a_missing_metric_is_empty_or_a_dash_and_never_zero(groups, tmp_path):
+    table = style(groups)
+    tables.write(table, tables.style_text(table), tmp_path / "out", "style")
+    with open(tmp_path / "out" / "style.csv") as file:
+        written = pd.read_csv(file)
+    assert np.isnan(ours(written).loc["pruned", "cp"])
+    assert written["kid"].isna().all()
+    assert (written["source"] == "arXiv 2412.15341 Table 1").sum() == 6
+    lines = (tmp_path / "out" / "style.md").read_text().splitlines()
+    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    pruned = next(line for line in lines if line.startswith("| pruned"))
+    assert pruned.strip("|").split("|")[header.index("CP ↑")].strip() == "–"
+    assert "KID ↓" not in header
+
+
+def test_published_rows_are_those_of_the_paper():
+    table = pd.read_csv(PUBLISHED / "style.csv").set_index("arm")
+    assert table.loc["bilevel", ["clip", "cp", "csd", "fid", "clip_retain"]].tolist() == [
+        26.28,
+        97.6,
+        39.04,
+        22.24,
+        29.19,
+    ]
+    assert table.loc["uce", ["clip", "cp", "csd", "fid", "clip_retain"]].tolist() == [30.48, 82.66, 65.09, 26.63, 29.28]
+
+
+def test_markdown_and_tex_have_as_many_cells_everywhere(groups):
+    for text in (tables.style_text(style(groups)), tables.paired_text(tables.paired(groups))):
+        body = [line for line in tables.to_md(text).splitlines() if line.startswith("|")]
+        assert {line.count("|") for line in body} == {len(text.header) + 1}
+        tex = tables.to_tex(text)
+        lines = [line for line in tex.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
+        assert {line.count("&") - line.count("\\&") for line in lines} == {len(text.header) - 1}
+        assert len(lines) == len(text.rows) + 1
+        assert tex.count("{") == tex.count("}")
+        assert tex.index("toprule") < tex.index("midrule") < tex.index("bottomrule")
+        assert re.search(r"\\begin\{tabular\}\{lr+\}", tex)[0].count("r") - 1 == len(text.header) - 1
+        assert not set("↑↓−–_") & set(re.sub(r"(?m)^%.*$", "", tex))
+
+
+def test_the_best_erasing_arm_is_marked(groups):
+    md = tables.to_md(tables.style_text(style(groups)))
+    rows = {line.split("|")[1].strip(): line for line in md.splitlines()[2:9]}
+    assert rows["bilevel"].count("**") >= 2 and "**20.50**" in rows["bilevel"]
+    assert "**100.0**" not in rows["base"] and "**" not in rows["distill"]
+    assert "**26.28**" in md  # the published rows compete among themselves
+
+
+def test_paired_differences(groups):
+    table = tables.paired(groups).set_index(["against", "metric"])
+    row = table.loc[("esd", "clip")]
+    assert (row["difference"], row["lo"], row["hi"]) == (-4, -4, -4)  # the seeds' spread is shared
+    assert row["better"] == "yes" and row["method"] == "paired"
+    assert table.loc[("esd", "clip_retain"), "better"] == ""
+    assert table.loc[("distill", "cp"), "better"] == "yes"
+    fid = table.loc[("distill", "fid")]
+    assert fid["difference"] == pytest.approx(0.5) and fid["lo"] == pytest.approx(0.5 - np.hypot(1, 1))
+    assert fid["method"] == "independent" and fid["better"] == ""
+    assert "pruned" not in table.index.get_level_values("against")
+
+
+def test_several_budgets_and_sets_have_rows_of_their_own(tmp_path):
+    several = found(tmp_path, budgets=[0.5, 0.8], sets={"one": ["monet"], "two": ["van_gogh", "monet"]})
+    table = style(several)
+    mine = table[table["source"] == tables.OURS]
+    assert len(mine) == 4 * 5
+    assert not mine[mine["arm"] != "base"].duplicated(["arm", "set", "keep"]).any()
+    text = tables.style_text(table)
+    assert text.header[:3] == ["arm", "set", "keep"]
+    assert tables.paired_text(tables.paired(several)).header[:2] == ["set", "keep"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "metric", "word"),
+    [
+        ((1, 2), "ua", "yes"),
+        ((1, 2), "fid", "no"),
+        ((-2, -1), "fid", "yes"),
+        ((-2, -1), "ua", "no"),
+        ((-1, 1), "ua", ""),
+    ],
+)
+def test_sense_of_a_difference(ends, metric, word):
+    assert tables.sense(Estimate(sum(ends) / 2, *ends), METRICS[metric]) == word
+
+
+def test_numbers():
+    assert tables.number(-0.001, 2) == "0.00"
+    assert tables.number(-1.5, 1) == "−1.5"
+    assert tables.number(float("nan"), 1) == "–"
+    assert tables.interval(None, 1.0, 1) == ""
