@@ -1,0 +1,54 @@
+"""An experiment of seconds in its own folder: smoke values, a tiny base, few prompts, pictures that are copied."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+THINGS = ("boat", "house", "tree", "sun")
+STYLES = ("van_gogh", "monet", "munch")
+MAKE = (
+    "for d in finetune eval concept/van_gogh concept/monet concept/picasso;"
+    " do mkdir -p data/atelier/$d; cp pictures/* data/atelier/$d; done"
+)
+
+
+def write(root: Path, base: Path, pictures: Path, judges: Path | None = None) -> dict:
+    """Puts base, judges, prompt CSVs and pictures where the default experiment has them; returns its params.
+
+    `judges`: folder with clip, descriptor, style and content; without it they are names only, good for planning.
+    """
+    shutil.copytree(base, root / "models/atelier/pipeline", dirs_exist_ok=True)
+    if judges:
+        shutil.copytree(judges, root / "models/atelier/judges", dirs_exist_ok=True)
+    else:
+        for name in ("clip", "descriptor", "style", "content"):
+            (root / "models/atelier/judges" / name).mkdir(parents=True)
+            (root / "models/atelier/judges" / name / "config.json").write_text("{}")
+    shutil.copytree(pictures, root / "pictures")
+    values = yaml.safe_load((ROOT / "params/smoke.yaml").read_text())
+    values["pictures"]["make"] = MAKE
+    values["grid"] |= {"sets": {"all": ["monet"]}, "arms": ["base", "distill", "bilevel", "esd"]}
+    (root / "prompts/atelier").mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate([*values["concepts"], "retain", "eval"]):
+        style = values["concepts"].get(name, {}).get("style")
+        write_prompts(root / f"prompts/atelier/{name}.csv", 4 if name == "eval" else 2, 100 * number, style)
+    save(root, values)
+    return values
+
+
+def write_prompts(path: Path, count: int, seed: int, style: str | None = None) -> None:
+    """A prompt CSV of the field; without a style, all of STYLES in turn."""
+    with open(path, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["case_number", "prompt", "evaluation_seed", "artist", "class"])
+        for i in range(count):
+            artist, thing = style or STYLES[i % len(STYLES)], THINGS[i % len(THINGS)]
+            rows.writerow([i, f"a {thing} by {artist.replace('_', ' ')}", seed + i, artist, thing])
+
+
+def save(root: Path, values: dict) -> None:
+    """Writes params.yaml."""
+    (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
