@@ -1,6 +1,7 @@
 """Heals a pruned U-Net and makes it forget concepts, in one run: distillation below, suppression above.
 
-In: a base model, its pruned U-Net, encoded pictures, and encoded pictures of each concept. Out: unet/, log.csv, meta.json.
+In: a base model, its pruned U-Net, encoded pictures, encoded pictures of each concept.
+Out: unet/, log.csv, meta.json.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
     python -m stages.bilevel --params params.yaml --base models/atelier/pipeline --pruned out/pruned \\
@@ -38,9 +39,8 @@ def main() -> None:
     check_losses(values)
     options = {"seed": args.seed, **values}
     models.check_base(args.base, args.revision)
-    concepts = dict(
-        sorted(cli.named_paths(args.concepts, "--concepts").items())
-    )  # their order is no part of the recipe
+    named = cli.named_paths(args.concepts, "--concepts")
+    concepts = {name: named[name] for name in sorted(named)}  # their order is no part of the recipe
     folders = {"pruned": args.pruned, "data": args.data} | {f"concept:{name}": path for name, path in concepts.items()}
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("bilevel", VERSION, options, parents)

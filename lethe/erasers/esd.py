@@ -7,8 +7,8 @@ in, and x_t is what f*, sampling the concept c with guidance, has at a random st
 frozen model alone, trajectories need not be drawn anew for every optimiser step: one batch of full trajectories serves
 `reuse` steps, each taking for every picture another random step of its trajectory. And since guidance has f* answer to
 c and to null at every state anyway, these answers are kept and make the target: training costs no teacher forwards
-beside the trajectories'. Per optimiser step and picture: at most 2 * sampler_steps / reuse teacher forwards, one student
-forward, one backward; all are counted.
+beside the trajectories'. Per optimiser step and picture: at most 2 * sampler_steps / reuse teacher forwards, one
+student forward, one backward; all are counted.
 """
 
 import copy
