@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from lethe.metrics import fid, kid
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_equal_sets_are_at_distance_zero(rng):
+    features = rng.normal(size=(40, 7))
+    assert fid.frechet(features, features) == pytest.approx(0, abs=1e-9)
+    few = rng.normal(size=(5, 30))
+    assert fid.frechet(few, few[::-1]) == pytest.approx(0, abs=1e-9)
+
+
+def test_distance_of_known_normal_distributions(rng):
+    draws = rng.normal(size=(200, 5))
+    white = np.linalg.solve(np.linalg.cholesky(np.cov(draws, rowvar=False)), (draws - draws.mean(0)).T).T
+    scale, shift = np.array([1.0, 2.0, 3.0, 0.5, 0.0]), np.array([0.0, 1.0, 0.0, 2.0, 0.0])
+    # diagonal covariances: sum of squared differences of means and of standard deviations
+    assert fid.frechet(white * scale + shift, white) == pytest.approx(5 + ((scale - 1) ** 2).sum())
+
+
+@pytest.mark.parametrize("n", [300, 12])
+def test_equals_clean_fid(rng, n):
+    from cleanfid.fid import frechet_distance
+
+    drawn, real = rng.normal(size=(n, 20)), rng.normal(0.5, 2, size=(250, 20))
+    moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (drawn, real)]
+    assert fid.frechet(drawn, real) == pytest.approx(frechet_distance(*moments[0], *moments[1]), rel=1e-4)
+
+
+def test_kernel_distance_is_the_unbiased_estimate(rng):
+    drawn, real = rng.normal(size=(30, 6)), rng.normal(0.3, 1, size=(30, 6))
+    own, within, cross = kid.kernel(drawn, drawn), kid.kernel(real, real), kid.kernel(drawn, real)
+    off = ~np.eye(30, dtype=bool)
+    wanted = own[off].mean() + within[off].mean() - 2 * cross.mean()
+    state = np.random.get_state()[1].copy()
+    assert kid.kernel_distance(drawn, real, 4) == pytest.approx(wanted)
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert kid.kernel(drawn[:1], real[:1])[0, 0] == pytest.approx((drawn[0] @ real[0] / 6 + 1) ** 3)
+
+
+def test_resamples_are_centred_on_the_estimate_and_blocks_do_not_matter(rng, monkeypatch):
+    drawn, real = rng.normal(size=(60, 6)), rng.normal(1, 1, size=(45, 6))
+    found = kid.resampled(drawn, real)
+    own, within, cross = kid.kernel(drawn, drawn), kid.kernel(real, real), kid.kernel(drawn, real)
+    estimate = own[~np.eye(60, dtype=bool)].mean() + within[~np.eye(45, dtype=bool)].mean() - 2 * cross.mean()
+    assert found.mean() == pytest.approx(estimate, abs=4 * found.std() / np.sqrt(len(found)) + 0.02 * estimate)
+    monkeypatch.setattr(kid, "BLOCK", 7)
+    np.testing.assert_allclose(kid.resampled(drawn, real), found)

@@ -1,0 +1,128 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from lethe import cli, io
+from lethe.errors import UserError
+from stages import score
+from tests import tiny_judges
+
+ROOT = Path(score.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, tiny_pictures) -> dict:
+    """Samples, prompts, judges: all that a command line needs."""
+    folder = tmp_path_factory.mktemp("score")
+    return {
+        "folder": folder,
+        "samples": tiny_judges.write_samples(folder / "samples", 1),
+        "prompts": tiny_judges.write_prompts(folder / "prompts"),
+        "options": tiny_judges.section(tiny_judges.judges(folder / "judges")),
+        "concepts": tiny_judges.concepts(tiny_pictures),
+        "eval": tiny_pictures,
+    }
+
+
+def words(ready, out, *more, **changes) -> list[str]:
+    own = ready | changes
+    flags = ["--samples", own["samples"], "--out", out, "--eval-pictures", own["eval"], "--threads", "1"]
+    flags += ["--prompts", *(f"{name}={path}" for name, path in own["prompts"].items())]
+    flags += ["--concepts", json.dumps(own["concepts"]), "--erased", *own.get("erased", ["monet"])]
+    return [*map(str, flags), *cli.flags(own["options"]), *map(str, more)]
+
+
+def run(monkeypatch, arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["score", *arguments])
+    score.main()
+
+
+def test_scores_and_metrics_of_a_run_and_of_one_against_it(ready, tmp_path, monkeypatch, capsys):
+    first, second = tmp_path / "distill", tmp_path / "esd"
+    run(monkeypatch, words(ready, first, "--dry-run"))
+    assert "would score 22 pictures" in capsys.readouterr().out
+    run(monkeypatch, words(ready, first))
+    table = pd.read_csv(first / "scores.csv")
+    assert list(table.columns[:6]) == ["set", "case_number", "seed", "file", "artist", "class"]
+    assert len(table) == 22
+    assert load_file(first / "features.safetensors")["fid"].shape == (8, 12)
+    meta = io.read_meta(first)
+    assert meta["absent"] == {}
+    assert meta["networks"].keys() == {"clip", "descriptor", "features", "style", "content"}
+    assert set(meta["files"]) == {"scores.csv", "metrics.json", "features.safetensors"}
+    capsys.readouterr()
+    run(monkeypatch, words(ready, first))
+    assert "finished before" in capsys.readouterr().out
+
+    other = tiny_judges.write_samples(tmp_path / "samples", 2, recipe="samples111")
+    run(monkeypatch, words(ready, second, "--reference", first, samples=other))
+    mine = pd.read_csv(second / "scores.csv")
+    erased = mine["set"] == "monet"
+    fell = mine["clip"][erased].to_numpy() < table["clip"][erased].to_numpy()
+    metrics = io.read_json(second / "metrics.json")
+    assert metrics["cp"]["value"] == pytest.approx(100 * fell.mean())
+    assert io.read_json(first / "metrics.json")["cp"]["value"] == 0
+    assert io.read_meta(second)["parents"]["reference"]["recipe"] == meta["recipe"]
+
+
+def test_what_is_not_there_is_left_out_and_said(ready, tmp_path, monkeypatch, capsys):
+    lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None}}
+    run(monkeypatch, words(ready, tmp_path / "out", options=lacking))
+    absent = {"csd", "csd_raw", "ua", "ira_neighbour", "ira_other", "cra", "content_target"}
+    assert io.read_meta(tmp_path / "out")["absent"].keys() == absent
+    assert io.read_json(tmp_path / "out" / "metrics.json").keys() == {"clip_concept", "clip_retain", "cp", "fid", "kid"}
+    assert "csd: not measured, no descriptor" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "message"),
+    [
+        ({"erased": ["braque"]}, [], "--erased: 'braque' must stand there once, and in --concepts and --prompts too"),
+        ({"erased": ["monet", "monet"]}, [], "--erased: 'monet' must stand there once"),
+        ({"concepts": {"monet": {"style": "monet"}}}, [], "--concepts.monet: missing key 'neighbours', 'pictures'"),
+        ({"concepts": {}}, [], "--concepts"),
+        ({"samples": "none"}, [], "none: no finished result"),
+        ({"eval": "none"}, [], "none: no such picture folder"),
+        ({}, ["--reference", "none"], "none: no finished result"),
+        ({}, ["--kid-subsets", "0"], "score.kid_subsets"),
+        ({}, ["--clip", "ViT-B-32"], "neither local-dir:FOLDER nor NAME@PRETRAINED"),
+    ],
+)
+def test_a_mistake_leaves_nothing_behind(ready, tmp_path, monkeypatch, changes, more, message):
+    with pytest.raises(UserError) as error:
+        run(monkeypatch, words(ready, tmp_path / "out", *more, **changes))
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_that_the_judge_does_not_know_are_listed(ready, tmp_path, monkeypatch):
+    text = ready["prompts"]["retain"].read_text().replace("munch", "hokusai")
+    (tmp_path / "retain.csv").write_text(text)
+    changed = ready["prompts"] | {"retain": tmp_path / "retain.csv"}
+    with pytest.raises(UserError, match=r"column artist: hokusai not among the labels of .* \(monet, cassatt, munch"):
+        run(monkeypatch, words(ready, tmp_path / "out", prompts=changed))
+
+
+def test_other_prompts_than_those_drawn_are_refused(ready, tmp_path, monkeypatch):
+    text = ready["prompts"]["retain"].read_text().replace("2,a boat by cassatt,2", "2,a boat by cassatt,3")
+    (tmp_path / "retain.csv").write_text(text)
+    changed = ready["prompts"] | {"retain": tmp_path / "retain.csv"}
+    with pytest.raises(UserError, match="first difference: set retain, case_number 2"):
+        run(monkeypatch, words(ready, tmp_path / "out", prompts=changed))
+    assert [path.name for path in tmp_path.iterdir()] == ["retain.csv"]
+
+
+def test_a_finished_stage_does_not_import_torch(ready, tmp_path, monkeypatch):
+    lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None}}
+    arguments = words(ready, tmp_path / "out", options=lacking)
+    run(monkeypatch, arguments)
+    code = "import sys; sys.argv[0] = 'score'; from stages import score; score.main(); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == "False"
