@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lethe import judges
-from lethe.scoring import Value, Work, bootstrapped, mean, pictures_of
+from lethe.scoring import Value, Work, bootstrapped, mean, pictures_of, rounded
 
 VERSION = 1
 NEEDS = ()
@@ -30,7 +30,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
             prototype = judges.stacked(pictures_of(concept["pictures"]).batches(), network).mean(0)
             drawn = judges.stacked(work.drawn(work.entries(name)).batches(), network)
             column[(table["set"] == name).to_numpy()] = 100 * drawn @ (prototype / np.linalg.norm(prototype))
-    rows = table.assign(csd=column.round(4))[work.is_erased(table)]
+    rows = table.assign(csd=rounded(column))[work.is_erased(table)]
     raw = rows["csd"].to_numpy()
     if np.isnan(raw).any():
         return {"csd": column}, dict.fromkeys(METRICS, "an erased concept has no pictures to make a prototype of")
