@@ -16,7 +16,7 @@ DRY_RUN ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 tables: setup
-	@snakemake --cores $(CORES) --configfile $(EXPERIMENT)
+	@snakemake --cores $(CORES) --config params=$(EXPERIMENT)
 
 test: setup
 	@python -m pytest

@@ -14,21 +14,21 @@ report: "../reports/captions/workflow.rst"
 
 
 def get_params_file():
-    """params.yaml, or the one given as --configfile. Not `configfile:`, which would mix the keys of both files."""
+    """params.yaml, or the file named by --config params=FILE or --configfile FILE. There is no `configfile:` here: it
+    would mix the keys of both files."""
     files = [os.path.relpath(file) for file in workflow.configfiles]
+    files += [str(config["params"])] if "params" in config else []
     if len(files) > 1:
-        raise UserError(
-            f"--configfile: an experiment is one file, found {', '.join(files)}"
-        )
+        raise UserError(f"an experiment is one params file, found {', '.join(files)}")
     return files[0] if files else "params.yaml"
 
 
 def get_params(file):
     """Its values, checked. A value given as --config would be in no file, so it is refused."""
     values = options.load(file)
-    if config not in ({}, values):
+    if config not in ({}, {"params": file}, values):
         raise UserError(
-            f"--config: values live in the params file; write them to {file} or to a copy of it"
+            f"--config: only params=FILE is known; values live in that file: change {file} or a copy of it"
         )
     return values
 

@@ -234,7 +234,7 @@ def test_another_experiment_is_not_mixed_with_the_default_one(chain):
     values["concepts"] = {"chagall": values["concepts"]["van_gogh"]}
     values["grid"] |= {"sets": {"one": ["chagall"]}, "seeds": [3]}
     (chain / "params/other.yaml").write_text(yaml.safe_dump(values))
-    text = run(chain, "snakemake", "-n", "--configfile", "params/other.yaml")
+    text = run(chain, "snakemake", "-n", "--config", "params=params/other.yaml")
     made = set(re.findall(r"output: (\S+)/meta\.json", text))
     assert made and all(name.startswith("results/other/") for name in made)
     assert not [name for name in made if "monet" in name or "picasso" in name]
@@ -245,7 +245,9 @@ def test_another_experiment_is_not_mixed_with_the_default_one(chain):
     ("words", "text"),
     [
         (["--configfile", "params/wrong.yaml"], "distill.lr: '1e-4' is text"),
-        (["--config", "sample={steps: 3}"], "--config: values live in the params file"),
+        (["--config", "params=params/wrong.yaml"], "distill.lr: '1e-4' is text"),
+        (["--config", "params=params/absent.yaml"], "params/absent.yaml: no such params file"),
+        (["--config", "sample={steps: 3}"], "--config: only params=FILE is known"),
     ],
 )
 def test_a_wrong_value_ends_in_one_line(chain, words, text):
