@@ -18,7 +18,7 @@ BLOCK = 1000
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
-    """No columns: a value of the whole set."""
+    """Column `kid` of the eval pictures: the distance plus each picture's influence on it (see `fid.measure`)."""
     if work.features is None:
         return {}, {"kid": "no prompt set eval"}
     drawn, real = work.features
@@ -26,7 +26,9 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
         return {}, {"kid": "fewer than two pictures"}
     value = 1000 * kernel_distance(drawn, real, work.options["kid_subsets"])
     lo, hi = 1000 * np.quantile(resampled(drawn, real), [0.025, 0.975])
-    return {}, {"kid": Value(value, len(drawn), float(lo), float(hi))}
+    column = np.full(len(table), np.nan)
+    column[(table["set"] == "eval").to_numpy()] = value + 1000 * influence(drawn, real)
+    return {"kid": column}, {"kid": Value(value, len(drawn), float(lo), float(hi))}
 
 
 def kernel_distance(drawn: np.ndarray, real: np.ndarray, subsets: int) -> float:
@@ -47,7 +49,7 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def resampled(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """The distance [RESAMPLES] of resampled drawn pictures to all real ones, all pairs at once.
+    """The distance [at most RESAMPLES] of resampled drawn pictures to all real ones, all pairs at once.
 
     A resample is a vector w of how often each picture stands in it: sum_{i != j} w_i w_j k_ij / sum_{i != j} w_i w_j.
     """
@@ -63,4 +65,18 @@ def resampled(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
     for start in range(0, m, BLOCK):
         pairs = kernel(real[start : start + BLOCK], real)
         within += pairs.sum() - np.diagonal(pairs, start).sum()
-    return own / (n**2 - (counts**2).sum(1)) + within / (m * (m - 1)) - 2 * cross / n
+    pairs = n**2 - (counts**2).sum(1)
+    usable = pairs > 0  # of few pictures a resample may hold one alone
+    return own[usable] / pairs[usable] + within / (m * (m - 1)) - 2 * cross[usable] / n
+
+
+def influence(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """[N], mean 0: twice a drawn picture's mean kernel with the other drawn ones minus that with the real ones."""
+    n, found = len(drawn), []
+    for start in range(0, n, BLOCK):
+        block = drawn[start : start + BLOCK]
+        own = kernel(block, drawn)
+        own[np.arange(len(block)), np.arange(start, start + len(block))] = 0
+        found.append(2 * (own.sum(1) / (n - 1) - kernel(block, real).mean(1)))
+    joined = np.concatenate(found)
+    return joined - joined.mean()

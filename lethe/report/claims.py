@@ -12,7 +12,7 @@ from lethe.report.cost import Cost
 from lethe.report.intervals import Estimate
 from lethe.report.measures import METRICS, Measured
 from lethe.report.runs import Group
-from lethe.report.tables import compare, interval, number
+from lethe.report.tables import interval, number
 
 SHOWN, CONTRADICTED, UNSETTLED, UNMEASURED = "shown", "contradicted", "not settled", "not measured"
 FID_MARGIN = 0.05  # "at the FID of": the whole interval of the difference within 5 % of distill's FID
@@ -53,8 +53,6 @@ def one_sided(found: Estimate | None, up: bool) -> str:
     """Is the difference an improvement? `up` tells the good side."""
     if found is None:
         return UNMEASURED
-    if found.lo is None or found.hi is None:
-        return UNSETTLED
     lo, hi = (found.lo, found.hi) if up else (-found.hi, -found.lo)
     return SHOWN if lo > 0 else CONTRADICTED if hi < 0 else UNSETTLED
 
@@ -63,8 +61,6 @@ def not_above(found: Estimate | None, margin: float) -> str:
     """Is the difference below a margin, as a whole? ("at the FID of", "for the same cost")"""
     if found is None:
         return UNMEASURED
-    if found.lo is None or found.hi is None:
-        return UNSETTLED
     return SHOWN if found.hi <= margin else CONTRADICTED if found.lo > margin else UNSETTLED
 
 
@@ -81,7 +77,7 @@ def _healing(group: Group, measured: Measured) -> Claim:
         )
         metric = _first(measured, ERASURE)
         if metric:
-            found = compare(measured, "distill", "pruned", metric)
+            found = measured.difference("distill", "pruned", metric)
             levels = ", ".join(
                 _level(measured, arm, metric) for arm in ("base", "pruned", "distill") if arm in group.arms
             )
@@ -113,7 +109,7 @@ def _bilevel(group: Group, measured: Measured, costs: dict[str, Cost]) -> Claim:
 
 
 def _same_fid(measured: Measured) -> Part:
-    found, reference = compare(measured, "bilevel", "distill", "fid"), measured.estimate("distill", "fid")
+    found, reference = measured.difference("bilevel", "distill", "fid"), measured.estimate("distill", "fid")
     if found is None or reference is None:
         return Part("FID of bilevel and distill: not measured.", UNMEASURED)
     margin = FID_MARGIN * reference.value
@@ -132,7 +128,7 @@ def _same_cost(costs: dict[str, Cost], arm: str) -> Part:
 
 
 def _part(measured: Measured, arm: str, other: str, metric: str | None, text: str) -> Part:
-    found = compare(measured, arm, other, metric) if metric else None
+    found = measured.difference(arm, other, metric) if metric else None
     if found is None:
         return Part(f"{text}: not measured.", UNMEASURED)
     levels = f"{_level(measured, arm, metric)}, {_level(measured, other, metric)}"

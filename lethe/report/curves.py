@@ -140,6 +140,4 @@ def _points(axis: Axes, group: Group, measured: Measured, x: str, y: str) -> Non
 
 
 def _bar(found: Estimate) -> list[list[float]]:
-    if found.lo is None or found.hi is None:
-        return [[0.0], [0.0]]
     return [[max(0.0, found.value - found.lo)], [max(0.0, found.hi - found.value)]]

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from lethe.errors import UserError
 from lethe.images import Entry, Images
-from lethe.report.measures import of_set
+from lethe.report.measures import of_set, retained
 from lethe.report.runs import Group, Run
 
 SMALL, LARGE = 128, 256  # small pictures are enlarged to at least SMALL pixels, large ones reduced to LARGE
@@ -63,16 +64,12 @@ def sections(group: Group, members: Sequence[str], count: int) -> list[Section]:
         )
         for name in members
     ]
-    retain = of_set(run, "retain")
+    kept = retained(run, group)
     labels = sorted(frozenset().union(*(group.neighbours[name] for name in members)))
-    near = retain["artist"].isin(labels) if "artist" in retain else retain.index != retain.index
-    titles = [
-        (retain[near], f"neighbours ({', '.join(map(plain, labels))}): to be kept", "near"),
-        (retain[~near], "others: to be kept", "kept"),
-    ]
-    for table, title, tone in titles:
-        if len(table):
-            found.append(Section(title, tone, tuple(("retain", case) for case in spread(table.index, count))))
+    near = kept["artist"].isin(labels) if "artist" in kept else pd.Series(False, kept.index)
+    near_title = f"neighbours ({', '.join(map(plain, labels))}): to be kept"
+    for table, title, tone in ((kept[near], near_title, "near"), (kept[~near], "others: to be kept", "kept")):
+        found.append(Section(title, tone, tuple(spread(table.index, count))))
     return [section for section in found if section.keys]
 
 

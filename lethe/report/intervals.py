@@ -8,9 +8,8 @@ prompts shrink with the number of seeds, which it does not. Sharing the draws ma
 paired one. With one training seed an interval speaks of the pictures only.
 """
 
-import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +19,11 @@ Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; `lo` and `hi` are None where nothing could be resampled."""
+    """A value with its 95 % interval."""
 
     value: float
-    lo: float | None
-    hi: float | None
-
-    def scaled(self, factor: float) -> "Estimate":
-        """The same in another unit; a negative factor turns the interval round."""
-        ends = [None if end is None else end * factor for end in (self.lo, self.hi)]
-        return Estimate(self.value * factor, *(ends if factor >= 0 else reversed(ends)))
+    lo: float
+    hi: float
 
 
 @dataclass(frozen=True)
@@ -108,36 +102,3 @@ def at_the_end(prompts: int, value: float, full: float) -> Estimate:
     """
     reach = full * Z**2 / (prompts + Z**2)
     return Estimate(value, 0.0, reach) if value == 0 else Estimate(value, full - reach, full)
-
-
-def over_seeds(parts: Sequence[Estimate]) -> Estimate:
-    """One estimate from one a training seed, for values of a whole picture set (FID, KID).
-
-    The value is the mean. The half-widths add two parts in quadrature: the mean square of the seeds' own half-widths
-    (they share prompts and real pictures, so more seeds do not shrink it) and 1.96 standard errors of the mean over
-    the seeds. The spread over seeds holds part of the first already, so the interval errs on the wide side. With one
-    seed it is that seed's own interval.
-    """
-    values = [part.value for part in parts]
-    mean, count = float(np.mean(values)), len(values)
-    if count == 1:
-        return parts[0]
-    spread = Z * float(np.std(values, ddof=1)) / math.sqrt(count)
-    if any(part.lo is None or part.hi is None for part in parts):
-        return Estimate(mean, mean - spread, mean + spread)
-    below = float(np.mean([max(0.0, part.value - part.lo) ** 2 for part in parts]))
-    above = float(np.mean([max(0.0, part.hi - part.value) ** 2 for part in parts]))
-    return Estimate(mean, mean - math.sqrt(below + spread**2), mean + math.sqrt(above + spread**2))
-
-
-def difference(a: Estimate, b: Estimate) -> Estimate:
-    """a - b where no draws are shared: half-widths in quadrature, as if a and b were independent.
-
-    Arms that share prompts and real pictures go up and down together, so this too errs on the wide side.
-    """
-    value = a.value - b.value
-    if None in (a.lo, a.hi, b.lo, b.hi):
-        return Estimate(value, None, None)
-    below = math.hypot(max(0.0, a.value - a.lo), max(0.0, b.hi - b.value))
-    above = math.hypot(max(0.0, a.hi - a.value), max(0.0, b.value - b.lo))
-    return Estimate(value, value - below, value + above)

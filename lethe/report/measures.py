@@ -1,31 +1,34 @@
 """What the report measures: each metric's name, direction, meaning, and how it follows from the scores.
 
-Per-image metrics are averaged here from scores.csv, so that their intervals, differences and per-concept values come
-from the same numbers. Metrics of a whole picture set (FID, KID) are taken from metrics.json.
+Everything is a mean over pictures of a column of scores.csv, so that values, intervals, differences and per-concept
+values come from the same numbers. Means over erased prompts count each concept equally, as the paper's do. FID and KID
+are no means, but their columns `fid` and `kid` hold the distance plus each picture's influence on it (the infinitesimal
+jackknife: Efron, The jackknife, the bootstrap and other resampling plans, 1982): their mean is the distance, and
+resampling them is, to first order, resampling the pictures.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from lethe.errors import UserError
-from lethe.report.intervals import Draws, Estimate, Sample, at_the_end, over_seeds
+from lethe.report.intervals import Draws, Estimate, Sample, at_the_end
 from lethe.report.runs import Group, Run
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`rows` names the pictures it is averaged over; None marks a metric of a whole picture set (FID, KID)."""
+    """The mean of a column of scores.csv over some pictures; `rows` is one of erased, near, other, retain, eval."""
 
     name: str
     label: str
     up: bool
+    digits: int
+    rows: str
+    column: str
     about: str
-    rows: str | None
-    column: str | None = None
-    digits: int = 1
 
     @property
     def arrow(self) -> str:
@@ -39,8 +42,8 @@ _ROWS = [
     ("cp", "CP", True, 1, "erased", "cp", "such prompts whose CLIP score fell below that of distill's picture, %"),
     ("csd", "CSD", False, 1, "erased", "csd", "similarity to the style of the erased concept, distill = 100"),
     ("csd_raw", "CSD raw", False, 2, "erased", "csd", "the same as measured, 100 cos"),
-    ("fid", "FID", False, 2, None, None, "Fréchet distance to real pictures, eval prompts"),
-    ("kid", "KID", False, 2, None, None, "kernel distance to real pictures, eval prompts, × 1000"),
+    ("fid", "FID", False, 2, "eval", "fid", "Fréchet distance to real pictures, eval prompts"),
+    ("kid", "KID", False, 2, "eval", "kid", "kernel distance to real pictures, eval prompts, × 1000"),
     ("clip_retain", "CLIP kept", True, 2, "eval", "clip", "CLIP score of the eval prompts, 100 cos"),
     ("ua", "UA", True, 1, "erased", "style_ok", "pictures of erased prompts not judged to be in that style, %"),
     ("ira_neighbour", "IRA near", True, 1, "near", "style_ok", "neighbouring styles judged right, %"),
@@ -48,30 +51,32 @@ _ROWS = [
     ("cra", "CRA", True, 1, "retain", "content_ok", "contents judged right in kept styles, %"),
     ("content_target", "Content", True, 1, "erased", "content_ok", "contents judged right in erased prompts, %"),
 ]
-METRICS = {
-    name: Metric(name, label, up, about, rows, column, digits) for name, label, up, digits, rows, column, about in _ROWS
-}
+METRICS = {row[0]: Metric(*row) for row in _ROWS}
 SHARES = ("cp", "ua", "ira_neighbour", "ira_other", "cra", "content_target")
 BY_CONCEPT = ("clip", "cp", "csd", "csd_raw", "ua", "content_target", "ira_neighbour")
 
 
 @dataclass
 class Measured:
-    """Of one group, by arm: per-image metrics on shared draws, whole-set metrics as estimates, pictures scored."""
+    """Of one group, by arm: metrics on shared draws, and how many pictures were scored."""
 
     samples: dict[str, dict[str, Sample]]
-    pooled: dict[str, dict[str, Estimate]]
     images: dict[str, int]
 
     def estimate(self, arm: str, metric: str) -> Estimate | None:
         """None where the arm has no such metric."""
-        if metric in self.samples[arm]:
-            found = self.samples[arm][metric]
-            by_definition = metric == "cp" and arm == "distill"  # its pictures are the reference
-            if metric in SHARES and found.value in (0, PERCENT) and not by_definition:
-                return at_the_end(found.prompts, found.value, PERCENT)
-            return found.interval()
-        return self.pooled[arm].get(metric)
+        found = self.samples[arm].get(metric)
+        if found is None:
+            return None
+        by_definition = metric == "cp" and arm == "distill"  # its pictures are the reference
+        if metric in SHARES and found.value in (0, PERCENT) and not by_definition:
+            return at_the_end(found.prompts, found.value, PERCENT)
+        return found.interval()
+
+    def difference(self, arm: str, other: str, metric: str) -> Estimate | None:
+        """arm - other on the same prompts and seeds; None where either has no such metric."""
+        ours, theirs = self.samples[arm].get(metric), self.samples[other].get(metric)
+        return None if ours is None or theirs is None else (ours - theirs).interval()
 
 
 def measure(group: Group, resamples: int, members: Iterable[str] | None = None) -> Measured:
@@ -82,18 +87,12 @@ def measure(group: Group, resamples: int, members: Iterable[str] | None = None) 
     members = tuple(members or group.members)
     check_aligned(group)
     draws = Draws(max(len(runs) for runs in group.arms.values()), resamples)
-    samples, pooled, images = {}, {}, {}
+    samples = {}
     for arm, runs in group.arms.items():
-        found = {}
-        for metric in METRICS.values():
-            strata = metric.rows and _strata(runs, metric, members, group.neighbours)
-            if strata:
-                found[metric.name] = draws.mean(strata)
-        samples[arm] = _finish(found)
-        pooled[arm] = {name: value for name in ("fid", "kid") if (value := _pooled(runs, name))}
-        images[arm] = sum(len(run.scores) for run in runs)
+        strata = {name: _strata(runs, metric, members, group) for name, metric in METRICS.items()}
+        samples[arm] = {name: _unit(name, draws.mean(found)) for name, found in strata.items() if found}
     _relative_csd(samples)
-    return Measured(samples, pooled, images)
+    return Measured(samples, {arm: sum(len(run.scores) for run in runs) for arm, runs in group.arms.items()})
 
 
 def check_aligned(group: Group) -> None:
@@ -108,26 +107,37 @@ def check_aligned(group: Group) -> None:
             )
 
 
-def _strata(runs: list[Run], metric: Metric, members: tuple[str, ...], near: Mapping) -> dict[str, np.ndarray]:
-    """Prompt set -> [training seeds, prompts] of a metric's column; empty if no picture has a value."""
+def _strata(runs: list[Run], metric: Metric, members: tuple[str, ...], group: Group) -> dict[str, np.ndarray]:
+    """Stratum -> [training seeds, prompts] of a metric's column; empty if there is no such column, prompt or value."""
     if any(metric.column not in run.scores for run in runs):
         return {}
-    labels = frozenset().union(*(near[member] for member in members))
-    choose: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
-        "retain": lambda table: table,
-        "near": lambda table: table[table["artist"].isin(labels)],
-        "other": lambda table: table[~table["artist"].isin(labels)],
-    }
-    sets = members if metric.rows == "erased" else ["eval"] if metric.rows == "eval" else ["retain"]
-    if metric.rows in ("near", "other") and any("artist" not in run.scores for run in runs):
-        return {}
+    names = members if metric.rows == "erased" else [metric.rows]
     strata = {}
-    for name in sets:
-        tables = [choose.get(metric.rows, choose["retain"])(of_set(run, name)) for run in runs]
+    for name in names:
+        tables = [_pictures(run, name, members, group) for run in runs]
         found = np.array([pd.to_numeric(table[metric.column]).to_numpy(float) for table in tables])
-        if found.size and not np.isnan(found).all():
-            strata[f"{name}/{metric.rows}"] = found
-    return strata if len(strata) == len(sets) else {}
+        if not found.size or np.isnan(found).all():
+            return {}
+        strata[f"{name}/{metric.rows}"] = found
+    return strata
+
+
+def _pictures(run: Run, name: str, members: tuple[str, ...], group: Group) -> pd.DataFrame:
+    """Rows of scores.csv: of a prompt set by its name, or those that a run must keep as they are."""
+    if name not in ("near", "other", "retain"):
+        return of_set(run, name)
+    kept = retained(run, group)
+    if name == "retain" or "artist" not in kept:
+        return kept if name == "retain" else kept.iloc[:0]
+    near = kept["artist"].isin(frozenset().union(*(group.neighbours[member] for member in members)))
+    return kept[near if name == "near" else ~near]
+
+
+def retained(run: Run, group: Group) -> pd.DataFrame:
+    """What must stay: set retain and concepts that are not erased here, but for rows in the style of an erased one."""
+    sets = run.scores.index.get_level_values("set")
+    kept = run.scores[sets.isin({"retain", *group.spared})]
+    return kept[~kept["artist"].isin(group.styles)] if "artist" in kept else kept
 
 
 def of_set(run: Run, name: str) -> pd.DataFrame:
@@ -137,13 +147,11 @@ def of_set(run: Run, name: str) -> pd.DataFrame:
     return run.scores.loc[name]
 
 
-def _finish(found: dict[str, Sample]) -> dict[str, Sample]:
+def _unit(name: str, sample: Sample) -> Sample:
     """Shares become percent; UA counts the pictures that are *not* in the style."""
-    made = {}
-    for name, sample in found.items():
-        scale, shift = (-PERCENT, PERCENT) if name == "ua" else (PERCENT if name in SHARES else 1.0, 0.0)
-        made[name] = sample.affine(scale, shift)
-    return made
+    if name == "ua":
+        return sample.affine(-PERCENT, PERCENT)
+    return sample.affine(PERCENT) if name in SHARES else sample
 
 
 def _relative_csd(samples: dict[str, dict[str, Sample]]) -> None:
@@ -153,11 +161,3 @@ def _relative_csd(samples: dict[str, dict[str, Sample]]) -> None:
         raw = found.pop("csd", None)
         if raw is not None and reference is not None:
             found["csd"] = raw.ratio(reference, PERCENT)
-
-
-def _pooled(runs: list[Run], name: str) -> Estimate | None:
-    """A whole-set metric over the training seeds (see `intervals.over_seeds`)."""
-    found = [run.values.get(name) for run in runs]
-    if any(value is None or value.get("value") is None for value in found):
-        return None
-    return over_seeds([Estimate(value["value"], value.get("lo"), value.get("hi")) for value in found])

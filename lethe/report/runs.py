@@ -49,11 +49,6 @@ class Run:
         return table.set_index(["set", "case_number"]).sort_index()
 
     @cached_property
-    def values(self) -> dict[str, dict]:
-        """metrics.json."""
-        return read_json(self.metrics / "metrics.json")
-
-    @cached_property
     def chain(self) -> list[dict]:
         """meta.json of each link of the weights, first to last; empty for the base model."""
         return [read_meta(folder) for folder in self.weights]
@@ -63,13 +58,16 @@ class Run:
 class Group:
     """All arms of one budget and one set of concepts, each with its runs in the order of the training seeds.
 
-    `neighbours`: member -> labels in column artist that are easily confused with it.
+    `neighbours`: member -> labels in column artist that are easily confused with it; `styles`: labels of the members;
+    `spared`: concepts of the experiment that this set does not erase.
     """
 
     budget: float
     set: str
     members: tuple[str, ...]
     neighbours: dict[str, frozenset[str]]
+    styles: frozenset[str]
+    spared: frozenset[str]
     arms: dict[str, list[Run]]
 
     @property
@@ -180,7 +178,8 @@ def _group(path: Path, runs: tuple, budget: float, name: str, members: list, gri
             raise UserError(f"{path}: no run of {arm} for budget {budget:g}, set {name}{where}; run the workflow again")
         arms[arm] = [by_seed[seed] for seed in seeds]
     neighbours = {member: frozenset(concepts[member]["neighbours"]) for member in members}
-    return Group(budget, name, tuple(members), neighbours, arms)
+    styles = frozenset(concepts[member]["style"] for member in members) - {None}
+    return Group(budget, name, tuple(members), neighbours, styles, frozenset(concepts) - set(members), arms)
 
 
 def _check_lineage(run: Run) -> None:

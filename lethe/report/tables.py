@@ -12,13 +12,13 @@ import pandas as pd
 
 from lethe.io import write_text
 from lethe.report.cost import Cost
-from lethe.report.intervals import Estimate, difference
+from lethe.report.intervals import Estimate
 from lethe.report.measures import METRICS, Measured, Metric
 from lethe.report.runs import Group
 
 DASH, MINUS, THIN = "–", "−", "\u202f"
 OURS = "this run"
-PAIRED = ["set", "keep", "arm", "against", "metric", "difference", "lo", "hi", "better", "method", "n_seeds"]
+PAIRED = ["set", "keep", "arm", "against", "metric", "difference", "lo", "hi", "better", "n_seeds"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def _columns(name: str, found: Estimate | None) -> dict[str, float | None]:
 
 
 def paired(groups: list[tuple[Group, Measured, dict[str, Cost]]]) -> pd.DataFrame:
-    """Bilevel minus distill and minus each two-stage arm: every per-image metric on the same prompts and seeds.
+    """Bilevel minus distill and minus each two-stage arm, in every metric, on the same prompts and seeds.
 
-    `better`: "yes" or "no" where the interval excludes zero, else empty. Metrics of a whole picture set share no draws;
-    their rows say "independent" (see `intervals.difference`, on the wide side) instead of "paired".
+    `better`: "yes" or "no" where the interval excludes zero, else empty.
     """
     rows = []
     for group, measured, _ in groups:
@@ -75,29 +74,18 @@ def paired(groups: list[tuple[Group, Measured, dict[str, Cost]]]) -> pd.DataFram
             continue
         for other in ["distill", *group.two_stage]:
             for metric in METRICS.values():
-                found = compare(measured, "bilevel", other, metric.name)
+                found = measured.difference("bilevel", other, metric.name)
                 if found is None:
                     continue
                 names = {"set": group.set, "keep": group.budget, "arm": "bilevel", "against": other}
                 ends = {"difference": found.value, "lo": found.lo, "hi": found.hi, "better": sense(found, metric)}
-                method = "paired" if metric.rows else "independent"
-                seeds = len(group.arms["bilevel"])
-                rows.append(names | {"metric": metric.name} | ends | {"method": method, "n_seeds": seeds})
+                rows.append(names | {"metric": metric.name} | ends | {"n_seeds": len(group.arms["bilevel"])})
     return pd.DataFrame(rows, columns=PAIRED)
 
 
-def compare(measured: Measured, arm: str, other: str, metric: str) -> Estimate | None:
-    """arm - other in one metric; None where either was not measured."""
-    ours, theirs = measured.samples[arm].get(metric), measured.samples[other].get(metric)
-    if ours is not None and theirs is not None:
-        return (ours - theirs).interval()
-    mine, its = measured.pooled[arm].get(metric), measured.pooled[other].get(metric)
-    return None if mine is None or its is None else difference(mine, its)
-
-
 def sense(found: Estimate, metric: Metric) -> str:
-    """Is a difference an improvement? "yes", "no", or "" where its interval holds zero or is not known."""
-    if found.lo is None or found.hi is None or found.lo <= 0 <= found.hi:
+    """Is a difference an improvement? "yes", "no", or "" where its interval holds zero."""
+    if found.lo <= 0 <= found.hi:
         return ""
     return "yes" if (found.lo > 0) == metric.up else "no"
 

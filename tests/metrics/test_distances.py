@@ -52,3 +52,49 @@ def test_resamples_are_centred_on_the_estimate_and_blocks_do_not_matter(rng, mon
     assert found.mean() == pytest.approx(estimate, abs=4 * found.std() / np.sqrt(len(found)) + 0.02 * estimate)
     monkeypatch.setattr(kid, "BLOCK", 7)
     np.testing.assert_allclose(kid.resampled(drawn, real), found)
+
+
+@pytest.mark.parametrize(("n", "width"), [(200, 6), (20, 30)])
+def test_influence_is_the_derivative_by_a_pictures_weight(rng, n, width):
+    """A picture of weight 1 + e, all weights scaled back to sum n, against central differences."""
+    drawn, real = rng.normal(0.2, 1.5, size=(n, width)), rng.normal(size=(n + 50, width))
+
+    def weighted(weights):
+        weights = weights / weights.sum()
+        mean = weights @ drawn
+        r = np.sqrt(weights * n / (n - 1))[:, None] * (drawn - mean)
+        return fid._distance((mean, r), fid.factor(real))
+
+    found = fid.influence(drawn, real)
+    assert weighted(np.ones(n)) == pytest.approx(fid.frechet(drawn, real))
+    assert found.mean() == pytest.approx(0, abs=1e-9)
+    for i in (0, 7):
+        step = np.zeros(n)
+        step[i] = 1e-4
+        derivative = (weighted(1 + step) - weighted(1 - step)) / 2e-4
+        assert found[i] / n == pytest.approx(derivative, rel=1e-3, abs=1e-6)
+
+
+def test_influence_of_the_kernel_distance_is_its_derivative_by_a_pictures_weight(rng, monkeypatch):
+    drawn, real = rng.normal(size=(40, 6)), rng.normal(0.5, 1, size=(30, 6))
+    own, cross = kid.kernel(drawn, drawn), kid.kernel(drawn, real).mean(1)
+    np.fill_diagonal(own, 0)
+
+    def weighted(weights):
+        weights = weights / weights.sum()
+        return weights @ own @ weights * 40 / 39 - 2 * weights @ cross
+
+    found = kid.influence(drawn, real)
+    for i in (0, 39):
+        step = np.zeros(40)
+        step[i] = 1e-4
+        assert found[i] / 40 == pytest.approx((weighted(1 + step) - weighted(1 - step)) / 2e-4, rel=1e-3)
+    monkeypatch.setattr(kid, "BLOCK", 7)
+    np.testing.assert_allclose(kid.influence(drawn, real), found)
+
+
+def test_the_spread_of_the_influences_is_that_of_resamples(rng):
+    drawn, real = rng.normal(0.3, 1, size=(400, 5)), rng.normal(size=(500, 5))
+    again = [fid.frechet(drawn[rng.integers(0, 400, 400)], real) for _ in range(300)]
+    assert fid.influence(drawn, real).std() / 20 == pytest.approx(np.std(again), rel=0.15)
+    assert kid.influence(drawn, real).std() / 20 == pytest.approx(kid.resampled(drawn, real).std(), rel=0.1)

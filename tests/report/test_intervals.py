@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lethe.report.intervals import Draws, Estimate, at_the_end, difference, over_seeds
+from lethe.report.intervals import Draws, Estimate, at_the_end
 
 Z = 1.959964
 
@@ -98,21 +98,3 @@ def test_a_share_at_its_end_keeps_doubt(value, lo, hi):
     """Wilson at 0 of 50: z^2 / (50 + z^2) = 7.135 %."""
     found = at_the_end(50, value, 100.0)
     assert (found.value, found.lo, found.hi) == (value, pytest.approx(lo, abs=1e-3), pytest.approx(hi, abs=1e-3))
-
-
-def test_whole_set_values_over_seeds():
-    one = Estimate(20.0, 19.0, 22.0)
-    assert over_seeds([one]) == one
-    found = over_seeds([one, Estimate(24.0, 23.0, 26.0)])
-    spread = Z * np.std([20, 24], ddof=1) / np.sqrt(2)
-    assert found.value == 22
-    assert found.lo == pytest.approx(22 - np.hypot(1, spread), rel=1e-6)
-    assert found.hi == pytest.approx(22 + np.hypot(2, spread), rel=1e-6)
-    assert over_seeds([Estimate(1.0, None, None)]).lo is None
-    assert over_seeds([Estimate(1.0, None, None), Estimate(1.0, None, None)]) == Estimate(1.0, 1.0, 1.0)
-
-
-def test_difference_of_independent_values():
-    found = difference(Estimate(10, 7, 14), Estimate(4, 0, 16))
-    assert (found.value, found.lo, found.hi) == (6, 6 - np.hypot(3, 12), 6 + np.hypot(4, 4))
-    assert difference(Estimate(1, None, None), Estimate(2, 1, 3)) == Estimate(-1, None, None)
