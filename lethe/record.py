@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lethe.io import META, read_meta, sha256, write_json
 
-PACKAGES = (
+LIBRARIES = (
     "torch",
     "diffusers",
     "transformers",
@@ -79,7 +79,7 @@ def _parent(folder: Path) -> dict:
 def versions() -> dict[str, str]:
     """Installed versions from package metadata, read without importing the packages."""
     found = {}
-    for name in PACKAGES:
+    for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -22,9 +22,7 @@ def main() -> None:
     made = argparse.ArgumentParser(
         prog="python -m stages.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument(
-        "--out", type=Path, required=True, help="bundle folder; an existing bundle is replaced at the end"
-    )
+    made.add_argument("--out", type=Path, required=True, help="bundle folder; an older one is replaced at the end")
     made.add_argument("--state", type=Path, default=Path("state/pretrain"), help="finished parts and checkpoints")
     made.add_argument("--dry-run", action="store_true", help="say what would be made, make nothing")
     made.add_argument("--threads", type=int, default=2, help="CPU threads and rendering workers (default: 2)")
@@ -47,7 +45,7 @@ def main() -> None:
 
     from lethe.atelier import card as cards
 
-    cards.make(args.out, args.state / mine, recipe, mine, args.threads)
+    cards.make(args.out, args.state, recipe, mine, args.threads)
 
 
 if __name__ == "__main__":

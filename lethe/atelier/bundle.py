@@ -1,9 +1,9 @@
 """Parts of the base bundle, in the order they are made; each part's result is kept and not made again.
 
     pictures     rendered training pictures                   <state>/pictures/
-    autoencoder  VAE                                          <state>/autoencoder.safetensors
-    pipeline     U-Net and text encoder                       <state>/pipeline.safetensors
-    judges       style, content, emblem, descriptor, clip     <state>/<judge>.safetensors
+    autoencoder  VAE                                          <state>/autoencoder-<steps>-s<seed>.safetensors
+    pipeline     U-Net and text encoder                       <state>/pipeline-...
+    judges       style, content, emblem, descriptor, clip     <state>/style-..., ...
 
 `export` stores all of them in float16 as the bundle; `lethe.atelier.quality` measures it.
 """
@@ -11,7 +11,7 @@
 import functools
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def make_autoencoder(state: Path, pictures: np.ndarray, steps: int, batch: int, 
     vae = networks.autoencoder()
     made(
         state,
-        "autoencoder",
+        f"autoencoder-{steps}-s{seed}",
         vae,
         lambda folder: training.train_autoencoder(vae, pictures, steps=steps, batch=batch, seed=seed, state=folder),
     )
@@ -90,22 +90,27 @@ def make_autoencoder(state: Path, pictures: np.ndarray, steps: int, batch: int, 
 
 
 def make_pipeline(
-    state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray, steps: int, batch: int, seed: int
+    state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray, rounds: Sequence[int], batch: int, seed: int
 ) -> dict:
-    """The pipeline's five parts; U-Net and text encoder are trained on the VAE's latents of the pictures."""
+    """The pipeline's five parts; U-Net and text encoder are trained on the VAE's latents of the pictures.
+
+    Each round of training starts from the averaged weights of the one before and has its own cosine, from a lower
+    learning rate: a model can be improved without training it anew.
+    """
     torch.manual_seed(seed)
     words = networks.tokenizer(corpus(4000))
     both = nn.ModuleDict({"unet": networks.unet(), "text_encoder": networks.text_encoder(words)})
     scheduler = networks.scheduler()
 
-    def train(folder: Path) -> None:
+    def train(number: int, folder: Path) -> None:
         latents = tuple(part * vae.config.scaling_factor for part in training.encode(vae, pictures))
         tokens, empty = token_ids(words, [row["text"] for row in rows]), token_ids(words, [""])[0]
-        training.train_pipeline(
-            both, scheduler, latents, tokens, empty, steps=steps, batch=batch, seed=seed, state=folder
-        )
+        how = {"steps": rounds[number], "batch": batch, "lr": 1e-3 * 0.6**number, "seed": seed + number}
+        training.train_pipeline(both.train(), scheduler, latents, tokens, empty, state=folder, **how)
 
-    made(state, "pipeline", both, train)
+    for number in range(len(rounds)):
+        name = "pipeline-" + "-".join(map(str, rounds[: number + 1]))
+        made(state, f"{name}-s{seed}", both, functools.partial(train, number))
     return {**both, "vae": vae, "tokenizer": words, "scheduler": scheduler}
 
 
@@ -128,7 +133,7 @@ def make_judges(
         else:
             train = functools.partial(training.train_judge, judge, pictures, label_ids(rows, name))
         run = functools.partial(train, steps=steps[name], seed=seed)
-        found[name] = made(state, name, judge, lambda folder, run=run: run(state=folder))
+        found[name] = made(state, f"{name}-{steps[name]}-s{seed}", judge, lambda folder, run=run: run(state=folder))
     return found
 
 

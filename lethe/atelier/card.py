@@ -15,38 +15,7 @@ from lethe.atelier.splits import judge_rows
 from lethe.atelier.world import WORLD_VERSION
 from lethe.io import read_json, sha256, write_json, write_text
 
-CARD = """# The atelier bundle
-
-A small Stable Diffusion (`pipeline/`) and the judges that score it (`judges/`), made from nothing but the painted world
-in `lethe/atelier/` and a seed. No picture, text or weight from anywhere else went in. Harmless by construction: eight
-things in ten styles, 64x64 pixels; the "unsafe" concept is a yellow warning triangle.
-
-    python -m stages.pretrain --out models/atelier
-
-World version {{ world }}, recipe `{{ recipe }}`: {{ options }}.
-Weights are float16 safetensors, {{ "%.1f"|format(megabytes) }} MB in all. Networks are float32 when loaded.
-
-## Accuracies
-{{ options.unseen }} rendered pictures that no judge has seen, right in per cent (bar {{ bars.judge }}):
-{% for name, value in judges.items() %}- {{ name }}: {{ value }}
-{% endfor %}- descriptor, nearest style prototype: {{ descriptor }}
-- clip, own caption among 32: {{ clip }}
-
-{{ options.samples }} guided samples (DDIM, {{ settings.steps }} steps, guidance {{ settings.guidance }}; captions of unseen rows), right in
-per cent as the judges see it:
-{% for name, value in samples.items() %}- {{ name }}: {{ value }} (bar {{ bars[name] }})
-{% endfor %}
-{% if missed %}Bars that are missed: {{ missed|join("; ") }}.{% else %}All bars are met.{% endif %}
-
-`reconstructions.png`: rendered pictures, and what the autoencoder makes of them.
-`samples.png`: rendered pictures, and guided samples of the plainest captions. Rows are styles, columns contents.
-
-## Cost
-CPU seconds of all {{ threads }} threads together ({{ cpu }}); half of it is the time on a machine that does nothing else:
-{% for name, value in seconds.items() %}- {{ name }}: {{ value }}
-{% endfor %}
-Peak memory {{ memory }} MB.
-"""
+TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
 def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> None:
@@ -69,7 +38,8 @@ def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> Non
     lap("pictures")
     vae = bundle.make_autoencoder(state, pictures, recipe.autoencoder_steps, 16, recipe.seed)
     lap("autoencoder")
-    pipeline = bundle.make_pipeline(state, vae, rows, pictures, recipe.pipeline_steps, 64, recipe.seed)
+    rounds = (recipe.pipeline_steps, recipe.pipeline_more_steps)
+    pipeline = bundle.make_pipeline(state, vae, rows, pictures, rounds, 64, recipe.seed)
     lap("pipeline")
     steps = {k.removesuffix("_steps"): v for k, v in asdict(recipe).items() if k.endswith("_steps")}
     judges = bundle.make_judges(state, *seen, steps, recipe.seed)
@@ -80,14 +50,12 @@ def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> Non
     bundle.export(part, pipeline, judges)  # rounds the weights to float16: what is measured is what is shipped
     asked = judge_rows(recipe.samples, recipe.seed + 1, unseen=True)
     drawn = quality.sample(pipeline, [row["text"] for row in asked], first_seed=10_000, workers=threads)
+    styles = bundle.label_ids(unseen[0], "style")
+    tokens = bundle.token_ids(pipeline["tokenizer"], [row["text"] for row in unseen[0]])
     measured = {
         "judges": quality.judge_accuracy(judges, *unseen),
-        "descriptor": quality.descriptor_accuracy(
-            judges["descriptor"], unseen[1], bundle.label_ids(unseen[0], "style")
-        ),
-        "clip": quality.clip_accuracy(
-            judges["clip"], bundle.token_ids(pipeline["tokenizer"], [r["text"] for r in unseen[0]]), unseen[1]
-        ),
+        "descriptor": quality.descriptor_accuracy(judges["descriptor"], unseen[1], styles),
+        "clip": quality.clip_accuracy(judges["clip"], tokens, unseen[1]),
         "samples": quality.sample_accuracy(judges, asked, drawn),
     }
     quality.sample_sheet(pipeline, 1).save(part / "samples.png", optimize=True)
@@ -109,7 +77,7 @@ def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> Non
         "memory": record.peak_memory_mb(),
         "settings": asdict(quality.SETTINGS),
     }
-    write_text(part / "CARD.md", jinja2.Template(CARD).render(megabytes=megabytes, **facts))
+    write_text(part / "CARD.md", jinja2.Template(TEMPLATE.read_text()).render(megabytes=megabytes, **facts))
     write_json(
         part / "bundle.json", facts | {"code": record.code_revision(), "packages": record.versions(), "files": weights}
     )

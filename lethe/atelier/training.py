@@ -18,9 +18,9 @@ from lethe.finetune import adamw, descend, warm
 from lethe.io import digest
 
 
-def pixels(pictures: np.ndarray | Tensor) -> Tensor:
+def pixels(pictures: np.ndarray) -> Tensor:
     """uint8 [B, 64, 64, 3] -> float32 [B, 3, 64, 64] in [-1, 1]."""
-    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
 def fit(
@@ -165,6 +165,7 @@ def train_pipeline(
     *,
     steps: int,
     batch: int,
+    lr: float,
     seed: int,
     state: Path,
 ) -> None:
@@ -192,7 +193,7 @@ def train_pipeline(
         both,
         loss,
         steps=steps,
-        lr=1e-3,
+        lr=lr,
         seed=seed,
         state=state,
         ema=0.9985,
