@@ -48,9 +48,15 @@ class Layout:
 
 
 def spread(items: Sequence, count: int) -> list:
-    """Up to `count` items at even steps, the first among them."""
+    """Up to `count` items at even steps, the first among them.
+
+    Where there is room a step is one item longer: prompt files go round contents and styles, and a step that divides
+    that round would show the same one again and again.
+    """
     count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
+    if len(items) < count * count:
+        return [items[i * len(items) // count] for i in range(count)]
+    return [items[i * (len(items) // count + 1)] for i in range(count)]
 
 
 def sections(group: Group, members: Sequence[str], count: int) -> list[Section]:

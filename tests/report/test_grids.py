@@ -21,8 +21,8 @@ def drawn(plan_path):
 def test_sections_are_concepts_then_neighbours_then_others(drawn):
     _, sections, _, _ = drawn
     assert [section.tone for section in sections] == ["erased", "erased", "near", "kept"]
-    assert sections[0].keys == (("van_gogh", 0), ("van_gogh", 3))
-    assert sections[2].keys == (("retain", 0), ("retain", 6))  # the even rows are munch's, a neighbour
+    assert sections[0].keys == (("van_gogh", 0), ("van_gogh", 4))
+    assert sections[2].keys == (("retain", 0), ("retain", 8))  # the even rows are munch's, a neighbour
     assert "munch" in sections[2].title
     assert all(case % 2 for _, case in sections[3].keys)
 
@@ -60,7 +60,10 @@ def test_sides(side, shown):
 
 
 def test_spread():
-    assert grids.spread(range(50), 4) == [0, 12, 25, 37]
+    assert grids.spread(range(50), 4) == [0, 13, 26, 39]
+    assert [case % 8 for case in grids.spread(range(48), 4)] == [0, 5, 2, 7]  # eight contents in turn
+    assert grids.spread(range(16), 4) == [0, 5, 10, 15]
+    assert grids.spread(range(7), 4) == [0, 1, 3, 5]
     assert grids.spread([1, 2], 4) == [1, 2]
     assert grids.spread([], 4) == []
 
