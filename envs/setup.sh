@@ -10,8 +10,8 @@ if cmp -s envs/requirements.txt .venv/requirements.txt; then
 fi
 if [ ! -x .venv/bin/python ]; then
     if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        echo "error: Python 3.11 or newer is needed, $python is $("$python" --version 2>&1 || true);" \
-            "name another: make PYTHON=python3.12 ..." >&2
+        found=$("$python" --version 2>/dev/null || echo "not there")
+        echo "error: Python 3.11 or newer is needed, $python is $found; name another: make PYTHON=python3.12 ..." >&2
         exit 2
     fi
     echo "setting up .venv"
