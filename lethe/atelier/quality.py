@@ -89,7 +89,7 @@ def verdict(judges: Mapping[str, float], samples: Mapping[str, float]) -> list[s
     return missed + [f"samples {name}: {value} < {BARS[name]}" for name, value in samples.items() if value < BARS[name]]
 
 
-def sheet(left: list[np.ndarray], right: list[np.ndarray], scale: int = 2) -> Image.Image:
+def sheet(left: list[np.ndarray], right: list[np.ndarray]) -> Image.Image:
     """Two blocks side by side, rows styles, columns contents: pictures uint8 [64, 64, 3] in row-major order."""
     blocks = []
     for pictures in (left, right):
@@ -97,7 +97,7 @@ def sheet(left: list[np.ndarray], right: list[np.ndarray], scale: int = 2) -> Im
         blocks.append(np.concatenate(rows, 0))
     gap = np.full((blocks[0].shape[0], 8, 3), 255, np.uint8)
     whole = np.concatenate([blocks[0], gap, blocks[1]], 1)
-    return Image.fromarray(whole).resize((whole.shape[1] * scale, whole.shape[0] * scale), Image.Resampling.NEAREST)
+    return Image.fromarray(whole)
 
 
 def grid() -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ class Recipe:
     samples: int = _number(1000, "guided samples the pipeline is measured on")
     autoencoder_steps: int = _number(3000, "steps of 16 pictures")
     pipeline_steps: int = _number(4500, "steps of 64 latents for U-Net and text encoder")
-    pipeline_more_steps: int = _number(3500, "further steps from the averaged weights, at 0.6 times the learning rate")
+    pipeline_more_steps: int = _number(2500, "further steps from the averaged weights, at 0.6 times the learning rate")
     style_steps: int = _number(500, "steps of 64 pictures for the style judge")
     content_steps: int = _number(1000, "steps of 64 pictures for the content judge")
     emblem_steps: int = _number(400, "steps of 64 pictures for the emblem judge")

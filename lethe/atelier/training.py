@@ -96,7 +96,7 @@ def encode(vae: nn.Module, pictures: np.ndarray, batch: int = 128) -> tuple[Tens
 
 
 def train_judge(judge: nn.Module, pictures: np.ndarray, labels: Tensor, *, steps: int, seed: int, state: Path) -> None:
-    """Cross-entropy on rendered pictures, batches of 64, slight noise so that judges do not read single pixels."""
+    """Cross-entropy on rendered pictures, batches of 64."""
 
     def loss(g: torch.Generator) -> Tensor:
         rows = torch.randint(len(pictures), (64,), generator=g)
@@ -107,9 +107,11 @@ def train_judge(judge: nn.Module, pictures: np.ndarray, labels: Tensor, *, steps
 
 
 def augment(x: Tensor, g: torch.Generator) -> Tensor:
-    """Half of the batches are blurred a little and all get noise: what an autoencoder or a sampler does to pictures."""
-    if torch.rand((), generator=g) < 0.5:
-        x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear") * 0.5 + x * 0.5
+    """Blur of a strength drawn for each picture, and noise: autoencoder and sampler soften brushwork, and a judge that
+    knows only sharp pictures takes a soft Monet for a photo."""
+    scale = (2, 4)[int(torch.randint(2, (), generator=g))]
+    blurred = F.interpolate(F.avg_pool2d(x, scale), scale_factor=scale, mode="bilinear")
+    x = x.lerp(blurred, torch.rand((len(x), 1, 1, 1), generator=g))
     return x + 0.05 * torch.randn(x.shape, generator=g)
 
 
@@ -162,6 +164,7 @@ def train_pipeline(
     latents: tuple[Tensor, Tensor],
     tokens: Tensor,
     empty: Tensor,
+    weights: Tensor,
     *,
     steps: int,
     batch: int,
@@ -175,12 +178,13 @@ def train_pipeline(
         both: modules "unet" and "text_encoder".
         latents: posterior mean and std, float32 [N, 16, 8, 8], already times the scaling factor.
         tokens: caption token ids [N, TEXT_LENGTH]; `empty`: those of the empty prompt [TEXT_LENGTH].
+        weights: how often a picture is drawn, float32 [N], relative.
     """
     mean, std = latents
     alphas = scheduler.alphas_cumprod
 
     def loss(g: torch.Generator) -> Tensor:
-        rows = torch.randint(len(mean), (batch,), generator=g)
+        rows = torch.multinomial(weights, batch, replacement=True, generator=g)
         z = mean[rows] + std[rows] * torch.randn(mean[rows].shape, generator=g)
         noise = torch.randn(z.shape, generator=g)
         t = torch.randint(len(alphas), (batch,), generator=g)
