@@ -8,7 +8,6 @@ torch and diffusers are imported inside functions, so that a stage can check its
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,15 +158,12 @@ def _first_line(error: Exception) -> str:
 def save_unet(unet: UNet2DConditionModel, pruning: dict, folder: Path) -> None:
     """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and unet/pruning.json."""
     import torch
-    from safetensors.torch import save_file
+
+    from lethe import tensors
 
     target = Path(folder) / "unet"
-    target.mkdir(parents=True, exist_ok=True)
-    weights = target / f"{WEIGHTS['unet']}.safetensors"
-    part = weights.with_name(f"{weights.name}.part-{os.getpid()}")
-    state = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in unet.state_dict().items()}
-    save_file(state, part, metadata={"format": "pt"})
-    os.replace(part, weights)
+    state = {key: value.detach().to("cpu", torch.float32) for key, value in unet.state_dict().items()}
+    tensors.save(target / f"{WEIGHTS['unet']}.safetensors", state, {"format": "pt"})
     config = json.loads(unet.to_json_string())
     config.pop("_name_or_path", None)  # where this machine keeps the base
     write_json(target / "config.json", config)

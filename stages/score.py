@@ -54,9 +54,9 @@ def main() -> None:
         print(f"would score {sum(map(len, sets.values()))} pictures of {args.samples} into {args.out}")
         return
 
-    import numpy as np
-    from safetensors.numpy import save_file
+    import torch
 
+    from lethe import tensors
     from lethe.images import Images
     from lethe.scoring import Work, score
 
@@ -69,7 +69,7 @@ def main() -> None:
         io.write_text(part / "scores.csv", table.drop(columns="prompt").to_csv(index=False, lineterminator="\n"))
         io.write_json(part / "metrics.json", metrics)
         if work.features is not None:
-            save_file({"fid": work.features[0].astype(np.float32)}, part / "features.safetensors")
+            tensors.save(part / "features.safetensors", {"fid": torch.tensor(work.features[0], dtype=torch.float32)})
         recorder.write(part, device=str(device), networks=of_judges(values), absent=absent)
     for name, reason in absent.items():
         print(f"{name}: not measured, {reason}")
