@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,17 @@ MAKE = (
     "for d in finetune eval concept/van_gogh concept/monet concept/picasso;"
     " do mkdir -p data/atelier/$d; cp pictures/* data/atelier/$d; done"
 )
+
+
+def copy_repository(root: Path) -> None:
+    """The checkout's files in another folder, without models, prompts and results."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if name.startswith(("models/", "prompts/", "reports/atelier", "dvc.lock")) or not (ROOT / name).exists():
+            continue
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
 
 
 def write(root: Path, base: Path, pictures: Path, judges: Path | None = None) -> dict:

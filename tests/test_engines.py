@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -111,18 +110,7 @@ def judges(tmp_path_factory) -> Path:
 def chain(tmp_path_factory, tiny_base, tiny_pictures, judges) -> Path:
     """A git and DVC repository with the whole chain made, committed and pushed to a folder."""
     root, store = tmp_path_factory.mktemp("chain"), tmp_path_factory.mktemp("store")
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, names.stdout.split("\0")):
-        if name.startswith(("models/", "prompts/", "reports/atelier", "dvc.lock")) or not (ROOT / name).exists():
-            continue
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
+    experiments.copy_repository(root)
     values = experiments.write(root, tiny_base, tiny_pictures, judges) | {"experiment": "atelier"}
     values["concepts"]["picasso"]["pictures"] = None  # drawn by the base model, for the scores to compare with
     experiments.save(root, values)
