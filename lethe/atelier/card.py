@@ -58,8 +58,8 @@ def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> Non
         "clip": quality.clip_accuracy(judges["clip"], tokens, unseen[1]),
         "samples": quality.sample_accuracy(judges, asked, drawn),
     }
-    quality.sample_sheet(pipeline, 1).save(part / "samples.jpg", quality=92)
-    quality.reconstruction_sheet(vae, 1).save(part / "reconstructions.jpg", quality=92)
+    quality.sample_sheet(pipeline, 1).save(part / "samples.jpg", quality=80)
+    quality.reconstruction_sheet(vae, 1).save(part / "reconstructions.jpg", quality=80)
     lap("measuring")
 
     weights = {str(p.relative_to(part)): sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}

@@ -5,6 +5,7 @@ v-prediction, linear projections) so that block hooks, FFN neurons, heads and cr
 Sizes are chosen so that everything together stays under 16 MB in float16.
 """
 
+import json
 from collections.abc import Iterable
 
 import torch
@@ -26,8 +27,16 @@ TEXT_LENGTH = 24
 
 def tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
     """A CLIP tokenizer whose merges are learnt on the corpus: byte-pair encoding, at most 700 entries."""
-    empty = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[], model_max_length=TEXT_LENGTH)
-    return empty.train_new_from_iterator(list(corpus), vocab_size=700, show_progress=False)
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    empty = CLIPTokenizer(vocab=dict(zip(specials, (0, 1), strict=True)), merges=[], model_max_length=TEXT_LENGTH)
+    learnt = empty.train_new_from_iterator(list(corpus), vocab_size=700, show_progress=False)
+    model = json.loads(learnt.backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    # The trainer numbers letters as its hash map happens to hold them, anew in each process; embeddings need one order.
+    merged = list(dict.fromkeys("".join(pair) for pair in merges))
+    letters = sorted(set(model["vocab"]) - set(specials) - set(merged))
+    order = {token: number for number, token in enumerate([*specials, *letters, *merged])}
+    return CLIPTokenizer(vocab=order, merges=merges, model_max_length=TEXT_LENGTH)
 
 
 def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:

@@ -110,9 +110,8 @@ def style_text(table: pd.DataFrame) -> Text:
 
     Only arms that erase compete: the others keep everything at no cost. Ours and the published rows compete apart.
     """
-    metrics = [metric for metric in METRICS.values() if table[metric.name].notna().any()]
-    if table["csd"].notna().any():  # its raw form stands in the CSV
-        metrics.remove(METRICS["csd_raw"])
+    hidden = "csd_raw" if table["csd"].notna().any() else ""  # it stands in the CSV
+    metrics = [metric for name, metric in METRICS.items() if name != hidden and table[name].notna().any()]
     several = {name: table.loc[table["source"] == OURS, name].nunique() > 1 for name in ("set", "keep")}
     several["keep"] = table.loc[(table["source"] == OURS) & (table["arm"] != "base"), "keep"].nunique() > 1
     names = [name for name in ("set", "keep") if several[name]]
