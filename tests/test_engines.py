@@ -161,7 +161,7 @@ def test_changing_the_sampling_steps_retrains_nothing(chain):
 
 def test_changing_the_upper_learning_rate_touches_only_bilevel_and_what_follows(chain):
     old = params_of(chain)
-    change(chain, "bilevel", "upper_lr", 1.0e-3)
+    change(chain, "bilevel", "upper_lr", 3.0e-3)
     try:
         assert planned(chain) == REPORT | {"bilevel": 1, "sample": 1, "score": 1}
         assert stale(chain) == {"weights", "samples", "metrics", "report"}
@@ -187,7 +187,7 @@ def test_after_clone_pull_and_a_change_no_number_is_older_than_its_parameters(ch
     old, table, before = params_of(clone), (clone / "reports/atelier/tables/style.csv").read_text(), finished(clone)
     assert before.keys() == finished(chain).keys()
 
-    change(clone, "bilevel", "upper_lr", 1.0e-3)
+    change(clone, "bilevel", "upper_lr", 3.0e-3)
     wanted = plan_of(clone, monkeypatch)
     assert planned(clone) == REPORT | {"pictures": 1, "bilevel": 1, "sample": 1, "score": 1}
     run(clone, "dvc", "repro", "-q")

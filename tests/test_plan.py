@@ -80,7 +80,7 @@ def test_planning_twice_gives_the_same_plan(params):
         ("sample", "steps", 3, {"samples", "metrics"}),
         ("score", "kid_subsets", 3, {"metrics"}),
         ("report", "bootstrap", 21, set()),
-        ("bilevel", "upper_lr", 1.0e-3, {"bilevel", "samples", "metrics"}),
+        ("bilevel", "upper_lr", 3.0e-3, {"bilevel", "samples", "metrics"}),
         ("bilevel", "upper_every", 3, {"bilevel", "samples", "metrics"}),
         ("distill", "lr", 1.0e-3, {"distill", "bilevel", "esd", "samples", "metrics"}),
         ("prune", "keep_least", 0.3, {"pruned", "distill", "bilevel", "esd", "samples", "metrics"}),

@@ -57,7 +57,19 @@ def test_every_metric_is_measured(scored):
     }
     assert list(table.columns[:7]) == ["set", "case_number", "seed", "file", "prompt", "artist", "class"]
     assert set(table.columns[7:]) == {
-        *("clip", "cp", "csd", "style_pred", "style_prob", "style_ok", "content_pred", "content_prob", "content_ok"),
+        *(
+            "fid",
+            "kid",
+            "clip",
+            "cp",
+            "csd",
+            "style_pred",
+            "style_prob",
+            "style_ok",
+            "content_pred",
+            "content_prob",
+            "content_ok",
+        ),
     }
     assert (table.loc[table["set"] == "picasso", "artist"] == "picasso").all()
     assert table["csd"].notna().sum() == 6

@@ -17,6 +17,7 @@ TINY = {
     "samples": 60,
     "autoencoder_steps": 2,
     "pipeline_steps": 2,
+    "pipeline_more_steps": 2,
     "style_steps": 2,
     "content_steps": 2,
     "emblem_steps": 2,
@@ -83,7 +84,7 @@ def test_finished_is_finished_and_parts_are_kept(folder):
     again = subprocess.run(command(folder), check=True, capture_output=True, text=True)
     assert "finished" in again.stdout
     kept = {p.name: p.stat().st_mtime_ns for p in (folder / "state").glob("*.safetensors")}
-    assert len(kept) == 7
+    assert len(kept) == 8
     subprocess.run(command(folder, samples=50), check=True, capture_output=True)
     assert kept == {p.name: p.stat().st_mtime_ns for p in (folder / "state").glob("*.safetensors")}
     assert read_json(folder / "bundle/bundle.json")["options"]["samples"] == 50
