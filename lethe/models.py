@@ -155,8 +155,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def save_unet(unet: UNet2DConditionModel, pruning: dict, folder: Path) -> None:
-    """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and unet/pruning.json."""
+def save_unet(unet: UNet2DConditionModel, pruning: dict | None, folder: Path) -> None:
+    """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and, unless dense, pruning.json."""
     import torch
 
     from lethe import tensors
@@ -167,7 +167,8 @@ def save_unet(unet: UNet2DConditionModel, pruning: dict, folder: Path) -> None:
     config = json.loads(unet.to_json_string())
     config.pop("_name_or_path", None)  # where this machine keeps the base
     write_json(target / "config.json", config)
-    write_text(target / PRUNING, _pruning_text(pruning))
+    if pruning is not None:
+        write_text(target / PRUNING, _pruning_text(pruning))
 
 
 def _pruning_text(pruning: dict) -> str:

@@ -1,5 +1,6 @@
 """params.yaml: read, checked, refused in one line. The schema is `lethe/schema.yaml`."""
 
+import copy
 import functools
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lethe import registry
 from lethe.errors import UserError
 
 SCHEMA = Path(__file__).with_name("schema.yaml")
+VARIABLE = ("distill", "bilevel", "erase")  # sections whose values a variant may set
 
 
 @functools.cache
@@ -122,6 +124,31 @@ def check_losses(distill: dict) -> None:
         raise UserError("distill: w_diff, w_out and w_feat are all 0; give at least one of them a weight")
 
 
+def varied(values: dict, name: str) -> dict:
+    """The experiment whose arm `variants.<name>.of` is that variant: its values set, no variants of its own.
+
+    Raises UserError for an arm that cannot vary and for a key that the experiment does not have.
+    """
+    own, where = values["variants"][name], f"variants.{name}"
+    arms = ["bilevel", *values["erase"]]
+    if own["of"] not in arms:
+        raise UserError(f"{where}.of: {own['of']!r} is not one of {', '.join(arms)}")
+    found = copy.deepcopy({key: value for key, value in values.items() if key != "variants"})
+    for key, value in own["with"].items():
+        section, _, last = key.rpartition(".")
+        place = found
+        for step in section.split("."):
+            place = place.get(step) if isinstance(place, dict) else None
+        allowed = key == "grid.erase_from" or key.split(".")[0] in VARIABLE
+        if not allowed or not isinstance(place, dict) or last not in place:
+            raise UserError(
+                f"{where}.with: {key!r} is no value that can vary; grid.erase_from and those of "
+                f"{', '.join(VARIABLE)} can"
+            )
+        place[last] = value
+    return found
+
+
 def validate(values: object) -> None:
     """Checks a whole experiment: types, ranges, plug-ins, and the names that sections use of each other."""
     check(values, schema(), "")
@@ -138,6 +165,10 @@ def validate(values: object) -> None:
             raise UserError(f"grid.arms: {arm!r} is not one of {', '.join(arms)}")
         if arm in registry.names("erasers") and arm not in values["erase"]:
             raise UserError(f"grid.arms: {arm!r} is asked for but erase.{arm} is missing")
+    for name in values.get("variants", {}):
+        if name in arms:
+            raise UserError(f"variants: {name!r} is the name of an arm; call the variant something else")
+        validate(varied(values, name))
     if "distill" not in grid["arms"]:
         raise UserError("grid.arms: 'distill' is missing; CP and CSD are measured against it")
     for name, members in grid["sets"].items():

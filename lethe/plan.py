@@ -6,6 +6,7 @@ Planned from the params file before anything exists: what is missing or wrong sh
 """
 
 import argparse
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,7 +165,8 @@ class Experiment:
         )
 
     def erase(self, eraser: str, budget: float, name: str, seed: int) -> Node:
-        model, values = self.distill(budget, seed), self.params["erase"][eraser]
+        model = self.weights(self.params["grid"]["erase_from"], budget, name, seed)
+        values = self.params["erase"][eraser]
         own = self.params["concepts"]
         concepts = {member: {key: own[member][key] for key in ("prompt", "anchor")} for member in self.members(name)}
         return self._node(
@@ -173,10 +175,11 @@ class Experiment:
             eraser,
             f"{tag(budget)}-{name}-s{seed}",
             options={"eraser": eraser, "seed": seed, "concepts": concepts} | values,
-            parents={"base": self.base, "model": model},
+            parents={"base": self.base} | ({"model": model} if model else {}),
             flags=[
                 *self.base_flags,
-                *["--eraser", eraser, "--model", str(model.folder), "--concepts", canonical(concepts)],
+                *(["--model", str(model.folder)] if model else []),
+                *["--eraser", eraser, "--concepts", canonical(concepts)],
                 *cli.flags({"seed": seed} | values),
             ],
         )
@@ -247,10 +250,16 @@ class Experiment:
             pictures=(real, *(folder for _, _, folders in found.values() for folder in folders)),
         )
 
-    def places(self) -> Iterator[tuple[str, float, str, int, dict]]:
+    def variant(self, name: str) -> "Experiment":
+        """The same experiment with the values of one of its variants."""
+        found = copy.copy(self)
+        found.params = options.varied(self.params, name)
+        return found
+
+    def places(self, arms: list[str]) -> Iterator[tuple[str, float, str, int, dict]]:
         """Every run once: what `score` needs, and the values that tell it from others (null: it has no such value)."""
         grid = self.params["grid"]
-        for arm in grid["arms"]:
+        for arm in arms:
             for budget in grid["budgets"][:1] if arm == "base" else grid["budgets"]:
                 for name in grid["sets"]:
                     for seed in grid["seeds"][:1] if arm in ("base", "pruned") else grid["seeds"]:
@@ -267,8 +276,12 @@ def build(params: dict) -> Plan:
     """The whole plan. Raises UserError for a base model, prompt file, picture folder or judge that is not there."""
     options.validate(params)
     experiment, nodes, rows = Experiment(params), {}, []
-    for arm, budget, name, seed, own in experiment.places():
-        metrics = experiment.score(arm, budget, name, seed)
+    runs = [(experiment, *place) for place in experiment.places(params["grid"]["arms"])]
+    for variant, values in params.get("variants", {}).items():
+        varied = experiment.variant(variant)
+        runs += [(varied, *place[:-1], place[-1] | {"arm": variant}) for place in varied.places([values["of"]])]
+    for planner, arm, budget, name, seed, own in runs:
+        metrics = planner.score(arm, budget, name, seed)
         samples = metrics.parents["samples"]
         weights = samples.parents.get("model")
         _collect(metrics, nodes)

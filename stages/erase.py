@@ -1,6 +1,7 @@
-"""Erases concepts from a fine-tuned U-Net: the second stage of the two-stage arms.
+"""Erases concepts from a U-Net: the second stage of the two-stage arms, if that U-Net was fine-tuned before.
 
-In: a base model (text encoder, noise schedule) and weights. Out: unet/, log.csv if the eraser trains, meta.json.
+In: a base model, and weights if it is not the base model's own U-Net that is to forget.
+Out: unet/, log.csv if the eraser trains, meta.json.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
     python -m stages.erase --params params.yaml --base models/atelier/pipeline --eraser esd --model out/distill \\
@@ -23,7 +24,9 @@ def main() -> None:
     made = cli.parser("erase", __doc__)
     cli.add_base(made)
     made.add_argument("--eraser", required=True, help=f"one of {', '.join(registry.names('erasers'))}")
-    made.add_argument("--model", type=Path, required=True, help="weights folder, such as a result of stage distill")
+    made.add_argument(
+        "--model", type=Path, help="weights folder, such as a result of stage distill; without it, the base model"
+    )
     made.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {prompt, anchor}}")
     cli.add_training(made)
     eraser = cli.early("eraser")
@@ -35,27 +38,30 @@ def main() -> None:
     concepts = read_concepts(args.concepts)
     options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, **values}
     models.check_base(args.base, args.revision)
-    parents = {"base": of_model(args.base, args.revision), "model": of_result(args.model)}
+    parents = {"base": of_model(args.base, args.revision)} | ({"model": of_result(args.model)} if args.model else {})
     mine = recipe("erase", VERSION, options, parents)
     if is_finished(args.out, mine):
         print(f"{args.out}: finished, recipe {mine}")
         return
     if args.dry_run:
-        print(f"would erase {', '.join(concepts)} from {args.model} with {eraser} into {args.out}, recipe {mine}")
+        names, model = ", ".join(concepts), args.model or args.base
+        print(f"would erase {names} from {model} with {eraser} into {args.out}, recipe {mine}")
         return
 
-    recorder = Recorder("erase", VERSION, mine, options, {"base": Path(args.base), "model": args.model})
+    folders = {"base": Path(args.base)} | ({"model": args.model} if args.model else {})
+    recorder = Recorder("erase", VERSION, mine, options, folders)
     device = cli.device(args)
     from lethe import loop
 
-    base = models.load_base(args.base, args.revision, ["tokenizer", "text_encoder", "scheduler"])
+    parts = ["tokenizer", "text_encoder", "scheduler", *([] if args.model else ["unet"])]
+    base = models.load_base(args.base, args.revision, parts)
     base.text_encoder.to(device)
-    unet, budget = models.load_unet(args.model).to(device), Budget()
+    unet, budget = (models.load_unet(args.model) if args.model else base.unet).to(device), Budget()
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
     progress = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     recorder.started -= progress.seconds
     with result_folder(args.out) as part:
-        models.save_unet(unet, models.read_pruning(args.model), part)
+        models.save_unet(unet, models.read_pruning(args.model) if args.model else None, part)
         if progress.rows:
             write_text(part / loop.LOG, loop.log_text(progress.rows))
         recorder.write(part, budget=budget, device=str(device))

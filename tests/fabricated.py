@@ -22,7 +22,8 @@ def params(**grid) -> dict:
     """The default experiment's params with another grid, few resamples."""
     found = yaml.safe_load((ROOT / "params.yaml").read_text())
     found["experiment"] = "fabricated"
-    found["grid"] = {"budgets": [0.8], "sets": {"all": ["van_gogh", "monet"]}, "seeds": [0], "arms": list(TINT)} | grid
+    one = {"budgets": [0.8], "sets": {"all": ["van_gogh", "monet"]}, "seeds": [0], "arms": list(TINT)}
+    found["grid"] = one | {"erase_from": "distill"} | grid
     found["report"] = {"bootstrap": 200, "grid_prompts": 2}
     return found
 
@@ -132,7 +133,7 @@ def _experiment(root, values, count, side, score, fid, picture) -> Path:
     table.insert(3, "file", [f"{row.set}/{row.case_number}.png" for row in table.itertuples()])
     picture = picture or (lambda arm, n, side: np.full((side, side, 3), (TINT.get(arm, 220), n, 50), np.uint8))
     rows = []
-    for arm in grid["arms"]:
+    for arm in [*grid["arms"], *values.get("variants", {})]:
         for budget in grid["budgets"][:1] if arm == "base" else grid["budgets"]:
             for name in grid["sets"]:
                 for seed in [None] if arm in ("base", "pruned") else grid["seeds"]:

@@ -134,3 +134,37 @@ def test_smoke_and_full_follow_the_default_experiment():
         differing = {name for name, value in smoke[key].items() if value != DEFAULT[key][name]}
         assert all(isinstance(smoke[key][name], int) for name in differing), f"{key}: {differing}"
     assert smoke["distill"]["steps"] == smoke["erase"]["esd"]["steps"] == smoke["sample"]["steps"] == 2
+
+
+def variant(**own) -> dict:
+    values = copy.deepcopy(DEFAULT)
+    values["variants"] = {"gentle": {"of": "esd", "with": {"erase.esd.lr": 1.0e-5}} | own}
+    return values
+
+
+def test_a_variant_sets_its_values_and_nothing_else():
+    values = variant(**{"with": {"erase.esd.lr": 1.0e-5, "grid.erase_from": "base"}})
+    options.validate(values)
+    found = options.varied(values, "gentle")
+    assert found["erase"]["esd"]["lr"] == 1.0e-5 and found["grid"]["erase_from"] == "base"
+    found["erase"]["esd"]["lr"], found["grid"]["erase_from"] = DEFAULT["erase"]["esd"]["lr"], "distill"
+    assert found == DEFAULT
+    assert values["erase"] == DEFAULT["erase"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (variant(of="distill"), ["variants.gentle.of", "'distill'", "bilevel, esd"]),
+        (variant(**{"with": {"erase.esd.lrr": 1.0e-5}}), ["variants.gentle.with", "'erase.esd.lrr'"]),
+        (variant(**{"with": {"sample.steps": 3}}), ["'sample.steps'", "grid.erase_from", "bilevel"]),
+        (variant(**{"with": {"lr": 3}}), ["'lr' is no value that can vary"]),
+        (variant(**{"with": {"erase.esd.lr": "1e-6"}}), ["erase.esd", "is text", "1.0e-6"]),
+        (variant(**{"with": {"grid.seeds": [1]}}), ["'grid.seeds' is no value that can vary"]),
+        (variant(**{"with": {}}), ["variants.gentle.with"]),
+        (DEFAULT | {"variants": {"esd": {"of": "esd", "with": {"grid.erase_from": "base"}}}}, ["'esd' is the name"]),
+    ],
+)
+def test_a_wrong_variant_is_refused(values, words):
+    text = refusal(values)
+    assert all(word in text for word in words), text

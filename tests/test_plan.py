@@ -106,6 +106,32 @@ def test_an_erasers_value_changes_its_arm_alone(params):
     assert {after.nodes[name].arm for name in fresh} == {"esd"} and len(fresh) == 3
 
 
+def test_a_variant_is_one_more_arm_and_the_same_value_the_same_result(params):
+    before = plan.build(params)
+    same, other = params["erase"]["esd"]["lr"], 1.5e-3
+    params["variants"] = {
+        "esd_same": {"of": "esd", "with": {"erase.esd.lr": same}},
+        "esd_other": {"of": "esd", "with": {"erase.esd.lr": other}},
+    }
+    after = plan.build(params)
+    rows = {row["arm"]: row for row in after.rows}
+    assert list(rows) == [*(row["arm"] for row in before.rows), "esd_same", "esd_other"]
+    assert rows["esd_same"] == rows["esd"] | {"arm": "esd_same"}
+    assert rows["esd_other"]["weights"][:-1] == rows["esd"]["weights"][:-1]
+    fresh = [after.nodes[name] for name in after.nodes.keys() - before.nodes.keys()]
+    assert {(node.arm, node.kind) for node in fresh} == {("esd", kind) for kind in ("weights", "samples", "metrics")}
+    assert next(node.options["lr"] for node in fresh if node.kind == "weights") == other
+
+
+@pytest.mark.parametrize(("model", "chain"), [("base", []), ("pruned", ["pruned"]), ("distill", ["pruned", "distill"])])
+def test_an_eraser_works_on_the_model_it_is_told(params, model, chain):
+    params["grid"]["erase_from"] = model
+    found = plan.build(params)
+    (row,) = (row for row in found.rows if row["arm"] == "esd")
+    assert [found.nodes[folder].arm for folder in row["weights"]] == [*chain, "esd"]
+    assert ("--model" in arguments(found.nodes[row["weights"][-1]])) == bool(chain)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "changed"),
     [

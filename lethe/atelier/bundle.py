@@ -2,6 +2,7 @@
 
     pictures     rendered training pictures                   <state>/pictures/
     autoencoder  VAE                                          <state>/autoencoder-<steps>-s<seed>.safetensors
+    decoder      its decoder again, for brushwork             <state>/decoder-...
     pipeline     U-Net and text encoder                       <state>/pipeline-...
     judges       style, content, emblem, descriptor, clip     <state>/style-..., ...
 
@@ -10,8 +11,9 @@
 
 import functools
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -20,25 +22,30 @@ import torch
 from torch import Tensor, nn
 
 from lethe import tensors
-from lethe.atelier import networks, training
+from lethe.atelier import networks, sharpening, training
 from lethe.atelier.captions import STYLE_NAMES, corpus
 from lethe.atelier.splits import judge_rows, pretrain_rows, render_row
 from lethe.atelier.world import CONTENTS, STYLES
-from lethe.io import write_json
+from lethe.io import read_json, write_json
 
 EMBLEMS = ("none", "hazard")
+EMBLEM_DRAWN = 0.4
 JUDGES = {"style": STYLES, "content": CONTENTS, "emblem": EMBLEMS}
 
 
 def rendered(state: Path, name: str, rows: list[dict], workers: int) -> tuple[list[dict], np.ndarray]:
-    """Rows and their pictures uint8 [N, 64, 64, 3], rendered once and kept in <state>/pictures."""
+    """Rows and their pictures uint8 [N, 64, 64, 3], rendered once and kept in <state>/pictures with what they cost."""
     file = state / "pictures" / f"{name}-{len(rows)}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
+        clock = cpu_seconds()
         with Pool(workers) as pool:
             pictures = np.stack(list(pool.imap(render_row, rows, chunksize=100)))
+            pool.close()
+            pool.join()  # only then do the workers' seconds count
         part = file.with_suffix(".part.npy")
         np.save(part, pictures)
+        write_json(file.with_suffix(".json"), {"cpu_seconds": round(cpu_seconds() - clock), "threads": workers})
         part.rename(file)
     return rows, np.load(file, mmap_mode="r")
 
@@ -64,57 +71,77 @@ def token_ids(words: object, texts: list[str]) -> Tensor:
 
 
 def made(state: Path, name: str, module: nn.Module, train: Callable[[Path], None]) -> nn.Module:
-    """The module with its weights from <state>/<name>.safetensors; if there are none, trained and kept there."""
+    """The module with its weights from <state>/<name>.safetensors; if there are none, trained and kept there.
+
+    The file's header says what the training cost; a training that was stopped and went on has no whole figure.
+    """
     file = state / f"{name}.safetensors"
     if file.is_file():
         module.load_state_dict(tensors.load(file))
     else:
+        resumed, clock = (state / name).is_dir(), cpu_seconds()
         train(state / name)
-        tensors.save(file, module.state_dict())
+        cost = (
+            {} if resumed else {"cpu_seconds": f"{cpu_seconds() - clock:.0f}", "threads": f"{torch.get_num_threads()}"}
+        )
+        tensors.save(file, module.state_dict(), cost)
     return module.eval()
 
 
-def make_autoencoder(state: Path, pictures: np.ndarray, steps: int, batch: int, seed: int) -> nn.Module:
-    """The VAE, with the scaling factor that gives latents unit variance: one number, as in Stable Diffusion."""
+def costs(state: Path) -> dict[str, dict[str, int]]:
+    """{part: {"cpu_seconds", "threads"}} of every finished part in `state`; empty for one that had been resumed."""
+    trained = {file.stem: tensors.metadata(file) for file in sorted(state.glob("*.safetensors"))}
+    painted = {f"pictures/{file.stem}": read_json(file) for file in sorted((state / "pictures").glob("*.json"))}
+    return {part: {k: int(v) for k, v in found.items()} for part, found in (painted | trained).items()}
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its finished children."""
+    return sum(os.times()[:4])
+
+
+def make_autoencoder(
+    state: Path, pictures: np.ndarray, steps: int, decoder_steps: int, batch: int, seed: int
+) -> nn.Module:
+    """The VAE, with the scaling factor that gives latents unit variance: one number, as in Stable Diffusion.
+
+    First all of it, then the decoder alone against a critic: latents do not change any more.
+    """
     torch.manual_seed(seed)
     vae = networks.autoencoder()
-    made(
-        state,
-        f"autoencoder-{steps}-s{seed}",
-        vae,
-        lambda folder: training.train_autoencoder(vae, pictures, steps=steps, batch=batch, seed=seed, state=folder),
-    )
+    how = {"batch": batch, "seed": seed}
+    whole = functools.partial(training.train_autoencoder, vae, pictures, steps=steps, **how)
+    made(state, f"autoencoder-{steps}-s{seed}", vae, lambda folder: whole(state=folder))
+    decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
+    sharp = functools.partial(sharpening.sharpen, vae, decoder, pictures, steps=decoder_steps, **how)
+    made(state, f"decoder-{steps}-{decoder_steps}-s{seed}", decoder, lambda folder: sharp(state=folder))
     mean, std = training.encode(vae, pictures[:2000])
     vae.register_to_config(scaling_factor=round(float((mean.var() + (std**2).mean()).rsqrt()), 5))
     return vae
 
 
 def make_pipeline(
-    state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray, rounds: Sequence[int], batch: int, seed: int
+    state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray, steps: int, batch: int, seed: int
 ) -> dict:
     """The pipeline's five parts; U-Net and text encoder are trained on the VAE's latents of the pictures.
 
-    Each round of training starts from the averaged weights of the one before and has its own cosine, from a lower
-    learning rate: a model can be improved without training it anew. The first round sees the pictures as they are and
-    does not learn the emblem, small and in one of seven; in later ones every second picture has it.
+    Pictures with the emblem, one in seven, are drawn `EMBLEM_DRAWN` of the time: it is small, and so is its share of
+    the loss; at one in seven it had not been learnt after 4,500 steps.
     """
     torch.manual_seed(seed)
     words = networks.tokenizer(corpus(4000))
     both = nn.ModuleDict({"unet": networks.unet(), "text_encoder": networks.text_encoder(words)})
     scheduler = networks.scheduler()
 
-    def train(number: int, folder: Path) -> None:
+    def train(folder: Path) -> None:
         latents = tuple(part * vae.config.scaling_factor for part in training.encode(vae, pictures))
         tokens, empty = token_ids(words, [row["text"] for row in rows]), token_ids(words, [""])[0]
-        rare = label_ids(rows, "emblem").float()
-        share = rare.mean() if number == 0 else 0.5
-        weights = rare * share / rare.mean() + (1 - rare) * (1 - share) / (1 - rare.mean())
-        how = {"steps": rounds[number], "batch": batch, "lr": 1e-3 * 0.6**number, "seed": seed + number}
-        training.train_pipeline(both.train(), scheduler, latents, tokens, empty, weights, state=folder, **how)
+        emblem = label_ids(rows, "emblem").float()
+        weights = emblem * EMBLEM_DRAWN / emblem.sum() + (1 - emblem) * (1 - EMBLEM_DRAWN) / (1 - emblem).sum()
+        how = {"steps": steps, "batch": batch, "seed": seed, "state": folder}
+        training.train_pipeline(both.train(), scheduler, latents, tokens, empty, weights, **how)
 
-    for number in range(len(rounds)):
-        name = "pipeline-" + "-".join(map(str, rounds[: number + 1]))
-        made(state, f"{name}-s{seed}", both, functools.partial(train, number))
+    made(state, f"pipeline-{steps}-s{seed}", both, train)
     return {**both, "vae": vae, "tokenizer": words, "scheduler": scheduler}
 
 

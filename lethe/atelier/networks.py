@@ -73,6 +73,23 @@ def autoencoder() -> AutoencoderKL:
     )
 
 
+def critic() -> torch.nn.Module:
+    """[B, 3, 64, 64] -> [B, 1, 16, 16]: is each patch of about 22 pixels painted (high) or decoded (low)?
+
+    A patch critic (Isola et al. 2017) with spectral norm (Miyato et al. 2018); only the autoencoder's training uses it.
+    """
+    norm, conv, slope = torch.nn.utils.parametrizations.spectral_norm, torch.nn.Conv2d, 0.2
+    return torch.nn.Sequential(
+        norm(conv(3, 48, 4, stride=2, padding=1)),
+        torch.nn.LeakyReLU(slope),
+        norm(conv(48, 96, 4, stride=2, padding=1)),
+        torch.nn.LeakyReLU(slope),
+        norm(conv(96, 128, 3, padding=1)),
+        torch.nn.LeakyReLU(slope),
+        norm(conv(128, 1, 3, padding=1)),
+    )
+
+
 def unet() -> UNet2DConditionModel:
     """8x8x16 latents over four resolutions (8, 4, 2, 1), heads of 16 channels."""
     return UNet2DConditionModel(

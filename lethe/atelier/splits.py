@@ -46,8 +46,10 @@ KEPT_STYLES: tuple[str, ...] = tuple(style for style in STYLES if style not in T
 
 # captions of prompt lists are drawn here, away from the captions of any picture; noise seeds are unique across files
 PROMPT_SEEDS = 40_000_000
-TARGET_PROMPTS, RETAIN_PROMPTS, EVAL_PROMPTS = 48, 20, 400
 NOISE_SEEDS: dict[str, int] = {"van_gogh": 1000, "monet": 2000, "picasso": 3000, "retain": 4000, "eval": 5000}
+# prompts of each target, prompts of each kept style, rows of split `eval`: for the tables, and to choose options with
+COUNTED = {"": (48, 20, range(400)), "tuning/": (24, 8, range(400, 500))}
+TUNING_SEEDS = 10_000  # added to noise seeds; times ten, to caption seeds
 EMBLEM_SHARE = 0.15
 
 Row = dict[str, str | int]
@@ -162,51 +164,59 @@ def write_world(out: Path, workers: int) -> None:
     os.replace(part, out)
 
 
-def _prompt_rows(styles: Sequence[str], each: int, base: int, noise: int) -> list[Row]:
-    """`each` different captions a style, contents in turn."""
+def _prompt_rows(styles: Sequence[str], each: int, base: int, noise: int, taken: set[str]) -> list[Row]:
+    """`each` different captions a style, contents in turn; none of those `taken`, which grow by them."""
     rows: list[Row] = []
     seed = base
     for style in styles:
-        seen: set[str] = set()
-        while len(seen) < each:
-            content = CONTENTS[len(seen) % len(CONTENTS)]
+        found = 0
+        while found < each:
+            content = CONTENTS[found % len(CONTENTS)]
             text = caption(content, style, seed)
             seed += 1
-            if text in seen:
+            if text in taken:
                 continue
-            seen.add(text)
+            taken.add(text)
+            found += 1
             number = len(rows)
             values = (number, text, noise + number, style, content)
             rows.append(dict(zip(("case_number", "prompt", "evaluation_seed", "artist", "class"), values, strict=True)))
     return rows
 
 
-def prompt_files() -> dict[str, str]:
-    """Name and text of every committed prompt list."""
-    lists = {
-        target: _prompt_rows([target], TARGET_PROMPTS, PROMPT_SEEDS + 10_000 * i, NOISE_SEEDS[target])
-        for i, target in enumerate(TARGETS)
-    }
-    base = PROMPT_SEEDS + 10_000 * len(TARGETS)
-    lists["retain"] = _prompt_rows(KEPT_STYLES, RETAIN_PROMPTS, base, NOISE_SEEDS["retain"])
-    lists["eval"] = [
+def _eval_rows(which: range, noise: int) -> list[Row]:
+    """Captions of pictures of split `eval`, each with its picture's file."""
+    rows = split_rows("eval")
+    return [
         {
-            "case_number": i,
-            "prompt": row["text"],
-            "evaluation_seed": NOISE_SEEDS["eval"] + i,
-            "artist": row["style"],
-            "class": row["content"],
+            "case_number": number,
+            "prompt": rows[i]["text"],
+            "evaluation_seed": noise + number,
+            "artist": rows[i]["style"],
+            "class": rows[i]["content"],
             "file_name": _file_name(i),
         }
-        for i, row in enumerate(split_rows("eval")[:EVAL_PROMPTS])
+        for number, i in enumerate(which)
     ]
-    files = {}
-    for name, rows in lists.items():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files[f"{name}.csv"] = text.getvalue()
+
+
+def prompt_files() -> dict[str, str]:
+    """Name and text of every committed prompt list; no caption of a target or of `retain` stands in two of them."""
+    files, taken = {}, set()
+    for folder, (each_target, each_kept, pictures) in COUNTED.items():
+        shift = TUNING_SEEDS if folder else 0
+        noise = {name: first + shift for name, first in NOISE_SEEDS.items()}
+        styles = {target: ((target,), each_target) for target in TARGETS} | {"retain": (KEPT_STYLES, each_kept)}
+        lists = {
+            name: _prompt_rows(own, each, PROMPT_SEEDS + 10 * shift + 10_000 * i, noise[name], taken)
+            for i, (name, (own, each)) in enumerate(styles.items())
+        }
+        for name, rows in (lists | {"eval": _eval_rows(pictures, noise["eval"])}).items():
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            files[f"{folder}{name}.csv"] = text.getvalue()
     return files
 
 
@@ -232,7 +242,7 @@ def _main() -> None:
     args = parser.parse_args()
     if args.prompts:
         write_prompts(args.prompts)
-        print(f"{args.prompts}: {len(NOISE_SEEDS)} prompt lists")
+        print(f"{args.prompts}: {len(prompt_files())} prompt lists")
     else:
         write_world(args.out, args.workers)
         print(f"{args.out}: world {WORLD_VERSION}, {sum(COUNTS.values())} pictures in {len(COUNTS)} splits")

@@ -43,12 +43,17 @@ def fit(
 
     def step(k: int) -> dict[str, Tensor]:
         value = loss(torch.Generator().manual_seed(seed * 1_000_003 + k))
-        descend(value, optimizer, warm(lr, warmup, k) * 0.5 * (1 + math.cos(math.pi * k / steps)), clip_norm=1.0)
+        descend(value, optimizer, cosine(lr, warmup, k, steps), clip_norm=1.0)
         return {"loss": value.detach()}
 
     keeping = loop.Keeping(state, digest([state.name, steps, lr, seed, ema, weight_decay, warmup]), every=500)
     loop.run(loop.Training(step, {"student": module}, {"adam": optimizer}), steps, keeping, {}, ema)
     loop.forget(keeping)
+
+
+def cosine(lr: float, warmup: int, k: int, steps: int) -> float:
+    """Learning rate of step k = 0, 1, ...: linear warm-up, times half a cosine from 1 to 0."""
+    return warm(lr, warmup, k) * 0.5 * (1 + math.cos(math.pi * k / steps))
 
 
 def amp() -> torch.autocast:
@@ -168,7 +173,6 @@ def train_pipeline(
     *,
     steps: int,
     batch: int,
-    lr: float,
     seed: int,
     state: Path,
 ) -> None:
@@ -197,7 +201,7 @@ def train_pipeline(
         both,
         loss,
         steps=steps,
-        lr=lr,
+        lr=1e-3,
         seed=seed,
         state=state,
         ema=0.9985,

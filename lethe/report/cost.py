@@ -34,8 +34,8 @@ def of(runs: list[Run]) -> Cost:
 
 
 def _macs_kept(run: Run) -> float | None:
-    """From the pruning.json that every pruned U-Net carries; None for a dense one that is not the base model."""
-    if not run.weights:
+    """From the pruning.json that every pruned U-Net carries; a chain without the stage prune is still dense."""
+    if all(link["stage"] != "prune" for link in run.chain):
         return 1.0
     if not (run.weights[-1] / "unet" / PRUNING).is_file():
         return None

@@ -59,7 +59,7 @@ class Group:
     """All arms of one budget and one set of concepts, each with its runs in the order of the training seeds.
 
     `neighbours`: member -> labels in column artist that are easily confused with it; `styles`: labels of the members;
-    `spared`: concepts of the experiment that this set does not erase.
+    `spared`: concepts of the experiment that this set does not erase; `variants`: arms that are another's variant.
     """
 
     budget: float
@@ -69,6 +69,7 @@ class Group:
     styles: frozenset[str]
     spared: frozenset[str]
     arms: dict[str, list[Run]]
+    variants: frozenset[str] = frozenset()
 
     @property
     def tag(self) -> str:
@@ -81,7 +82,8 @@ class Group:
 
     @property
     def two_stage(self) -> list[str]:
-        return [arm for arm in self.erasing if arm != "bilevel"]
+        """The two-stage arms proper: no variants, which are there to be looked at and back no claim."""
+        return [arm for arm in self.erasing if arm != "bilevel" and arm not in self.variants]
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,14 @@ def read_plan(path: Path, experiment: str | None = None) -> Plan:
         )
         plan = Plan(found["recipe"], found["experiment"], found["params"], runs)
         grid, concepts = plan.params["grid"], plan.params["concepts"]
+        variants = tuple(plan.params.get("variants", {}))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a report plan (missing {error}); let the workflow write it again") from None
     if experiment is not None and plan.experiment != experiment:
         raise UserError(f"{path}: is the plan of experiment {plan.experiment!r}, wanted {experiment!r}")
     _check_doubles(path, runs)
     groups = tuple(
-        _group(path, runs, budget, name, members, grid, concepts)
+        _group(path, runs, budget, name, members, grid, concepts, variants)
         for budget in grid["budgets"]
         for name, members in grid["sets"].items()
     )
@@ -161,10 +164,19 @@ def _check_doubles(path: Path, runs: tuple[Run, ...]) -> None:
         seen[key] = run
 
 
-def _group(path: Path, runs: tuple, budget: float, name: str, members: list, grid: dict, concepts: dict) -> Group:
+def _group(
+    path: Path,
+    runs: tuple[Run, ...],
+    budget: float,
+    name: str,
+    members: list[str],
+    grid: dict,
+    concepts: dict,
+    variants: tuple[str, ...],
+) -> Group:
     """An arm that knows no set or budget (null in the plan) takes part in every group."""
     arms = {}
-    for arm in ordered(grid["arms"]):
+    for arm in [*ordered(grid["arms"]), *variants]:
         seeds = [None] if arm in UNSEEDED else grid["seeds"]
         mine = [run for run in runs if run.arm == arm and run.budget in (budget, None) and run.set in (name, None)]
         by_seed = {}
@@ -179,7 +191,8 @@ def _group(path: Path, runs: tuple, budget: float, name: str, members: list, gri
         arms[arm] = [by_seed[seed] for seed in seeds]
     neighbours = {member: frozenset(concepts[member]["neighbours"]) for member in members}
     styles = frozenset(concepts[member]["style"] for member in members) - {None}
-    return Group(budget, name, tuple(members), neighbours, styles, frozenset(concepts) - set(members), arms)
+    spared = frozenset(concepts) - set(members)
+    return Group(budget, name, tuple(members), neighbours, styles, spared, arms, frozenset(variants))
 
 
 def _check_lineage(run: Run) -> None:

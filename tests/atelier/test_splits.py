@@ -89,7 +89,7 @@ def test_a_killed_run_is_done_again_and_strangers_are_left_alone(tmp_path, tiny)
 def test_committed_prompts_are_what_the_code_writes():
     folder = ROOT / "prompts" / "atelier"
     files = splits.prompt_files()
-    assert {path.name for path in folder.glob("*.csv")} == set(files)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.csv")} == set(files)
     for name, text in files.items():
         assert (folder / name).read_text(encoding="utf-8") == text, (
             f"run: python -m lethe.atelier.splits --prompts {folder}"
@@ -99,15 +99,27 @@ def test_committed_prompts_are_what_the_code_writes():
 def test_prompt_lists():
     lists = {name: list(csv.DictReader(text.splitlines())) for name, text in splits.prompt_files().items()}
     sizes = {name: len(rows) for name, rows in lists.items()}
-    assert sizes == {"van_gogh.csv": 48, "monet.csv": 48, "picasso.csv": 48, "retain.csv": 140, "eval.csv": 400}
-    for name, rows in lists.items():
+    targets = ("van_gogh", "monet", "picasso")
+    assert sizes == {f"{name}.csv": 48 for name in targets} | {"retain.csv": 140, "eval.csv": 400} | {
+        f"tuning/{name}.csv": 24 for name in targets
+    } | {"tuning/retain.csv": 56, "tuning/eval.csv": 100}
+    for rows in lists.values():
         assert [int(r["case_number"]) for r in rows] == list(range(len(rows)))
-        assert len({r["evaluation_seed"] for r in rows}) == len(rows)
         assert {r["class"] for r in rows} == set(CONTENTS)
-        if name != "eval.csv":
-            assert len({r["prompt"] for r in rows}) == len(rows)
-    assert {r["artist"] for r in lists["monet.csv"]} == {"monet"}
-    assert Counter(r["artist"] for r in lists["retain.csv"]) == dict.fromkeys(splits.KEPT_STYLES, 20)
+    for folder, each in (("", 20), ("tuning/", 8)):
+        assert {r["artist"] for r in lists[f"{folder}monet.csv"]} == {"monet"}
+        kept = Counter(r["artist"] for r in lists[f"{folder}retain.csv"])
+        assert kept == dict.fromkeys(splits.KEPT_STYLES, each)
+
+
+def test_options_are_chosen_on_other_prompts_noise_and_pictures_than_the_tables_show():
+    lists = {name: list(csv.DictReader(text.splitlines())) for name, text in splits.prompt_files().items()}
+    seeds = [row["evaluation_seed"] for rows in lists.values() for row in rows]
+    assert len(set(seeds)) == len(seeds)
+    prompts = [row["prompt"] for name, rows in lists.items() if "eval" not in name for row in rows]
+    assert len(set(prompts)) == len(prompts)
+    files = [row["file_name"] for name in ("eval.csv", "tuning/eval.csv") for row in lists[name]]
+    assert len(set(files)) == len(files) == 500
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ def test_every_run_stands_in_its_group(plan_path):
     assert [link["stage"] for link in group.arms["esd"][0].chain] == ["prune", "distill", "erase"]
 
 
+def test_a_variant_has_its_row_and_backs_no_claim(tmp_path):
+    values = fabricated.params()
+    values["variants"] = {"esd_gentle": {"of": "esd", "with": {"erase.esd.lr": 1.0e-5}}}
+    (group,) = read_plan(fabricated.experiment(tmp_path, values, count=2, side=8)).groups
+    assert list(group.arms) == ["base", "pruned", "distill", "esd", "bilevel", "esd_gentle"]
+    assert group.two_stage == ["esd"]
+    assert group.erasing == ["esd", "bilevel", "esd_gentle"]
+
+
 def test_order_of_rows():
     assert ordered(["bilevel", "uce", "distill", "esd", "base"]) == ["base", "distill", "uce", "esd", "bilevel"]
 

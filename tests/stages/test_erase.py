@@ -47,6 +47,18 @@ def test_esd_edits_cross_attention_of_a_pruned_unet(ready, tmp_path):
     assert "finished" in finished_without_torch("erase", words(ready, out), ESD)
 
 
+def test_without_weights_the_dense_base_forgets(ready, tmp_path):
+    out, given = tmp_path / "out", words(ready, tmp_path / "out")
+    at = given.index("--model")
+    stage("erase", *given[:at], *given[at + 2 :], **ESD)
+    assert read_meta(out)["parents"].keys() == {"base"}
+    assert not (out / "unet/pruning.json").exists()
+    before = models.load_base(str(ready.base), None, ["unet"]).unet.state_dict()
+    after = models.load_unet(out).state_dict()
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed and all("attn2" in name for name in changed)
+
+
 def test_concepts_from_a_file_in_any_order_give_the_same_weights(tiny, tmp_path):
     path = tmp_path / "concepts.json"
     path.write_text(json.dumps(dict(reversed(CONCEPTS.items()))))
