@@ -15,9 +15,10 @@ CORES ?= all
 DRY_RUN ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# The committed report is good as it stands, so a clone without any results would make nothing: there it is made anew.
+# A committed report is good as it stands, so a clone without its results would make nothing: there it is made anew.
 tables: setup
-	@[ -d results ] || rm -f reports/*/recipe-*.json
+	@name=$$(sed -n 's/^experiment: *\([a-z0-9_]*\).*/\1/p' $(EXPERIMENT))
+	[ -d results/$$name ] || rm -f reports/$$name/recipe-*.json
 	snakemake --cores $(CORES) --config params=$(EXPERIMENT)
 
 test: setup

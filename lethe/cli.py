@@ -3,7 +3,6 @@
 import argparse
 import errno
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +33,11 @@ def add_base(made: argparse.ArgumentParser) -> None:
     """--base and --revision."""
     made.add_argument("--base", required=True, help="base model: a StableDiffusionPipeline folder, or a hub id")
     made.add_argument("--revision", help="commit of the hub id")
+
+
+def add_resolution(made: argparse.ArgumentParser) -> None:
+    """--resolution."""
+    made.add_argument("--resolution", type=_count, help="picture side in pixels (default: the model's own)")
 
 
 def add_training(made: argparse.ArgumentParser) -> None:
@@ -142,13 +146,6 @@ def device(args: argparse.Namespace) -> "torch.device":
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device: {name!r} is not available on this machine; use cpu")
     return chosen
-
-
-def check_finite(value: float, what: str) -> float:
-    """Raises UserError if a measured value is NaN or infinite."""
-    if not math.isfinite(value):
-        raise UserError(f"{what} is {value}: the run diverged; lower the learning rate or raise the warm-up, run again")
-    return value
 
 
 def run(main: Callable[[], None]) -> None:

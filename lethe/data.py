@@ -40,12 +40,7 @@ def encode(
     units: (mean - shift_factor) * scaling_factor and std * scaling_factor. Flipped copies follow after all rows.
     Each caption is encoded once, and the empty one. Raises UserError naming the row of a picture that is not readable.
     """
-    scale = models.vae_scale(base.vae)
-    if resolution % scale:
-        raise UserError(
-            f"encode.resolution: {resolution} is not a multiple of {scale}, the pixels of a latent position"
-        )
-    count, side = len(pictures), resolution // scale
+    count, side = len(pictures), models.latent_side(resolution, models.vae_scale(base.vae))
     shape = (count * (1 + flip), base.vae.config.latent_channels, side, side)
     arrays = tensors.allocate(folder / LATENTS, {"mean": shape, "std": shape})
     for rows, pixels in _batches(pictures, resolution):
@@ -70,7 +65,6 @@ def encode(
             "caption": [place[text] for text in pictures.captions],
             "flip": flip,
             "resolution": resolution,
-            "skipped": [],
         },
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +38,26 @@ def check(options: Mapping) -> None:
     for key, path in classifiers.items():
         if path and Path(path).is_dir():
             _need(path, key, "config.json", "preprocessor_config.json")
+        elif path:
+            hub(path, key)
+
+
+def hub(text: str, key: str) -> tuple[str, str]:
+    """Hub id and commit of "OWNER/NAME@COMMIT": a branch may move. Raises UserError if it is not that."""
+    found = re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text)
+    if not found:
+        raise UserError(f"{key}: {text}: no such folder, and not a hub id with its commit (OWNER/NAME@40 hex digits)")
+    return found[1], found[2]
+
+
+def _place(path: str) -> tuple[str, str | None]:
+    """What from_pretrained takes: a folder, or a hub id, and the revision."""
+    return (path, None) if Path(path).is_dir() else hub(path, "score.judges")
 
 
 def _need(folder: str, key: str, *files: str) -> None:
+    if not Path(folder).is_dir():
+        raise UserError(f"{key}: {folder}: no such folder")
     for name in files:
         if not (Path(folder) / name).is_file():
             raise UserError(f"{key}: {folder}: no {name} there")
@@ -73,6 +91,20 @@ def check_labels(path: str, known: Iterable[str], wanted: Iterable[str], column:
             f"column {column}: {', '.join(unknown)} not among the labels of {path} ({', '.join(known)}); "
             "spell them as the judge does, or leave the cells empty"
         )
+
+
+def check_truth(folders: Mapping[str, str | None], concepts: Mapping[str, Mapping], sets: Mapping[str, list]) -> None:
+    """Labels of prompt files and concepts must be among the judges' (those of a hub id show when it loads)."""
+    rows = [row for members in sets.values() for row in members]
+    artists = {label for own in concepts.values() for label in (own["style"], *own["neighbours"])}
+    wanted = {
+        "style": ("artist", artists | {row.artist for row in rows}),
+        "content": ("class", {row.content for row in rows}),
+    }
+    for role, (column, truth) in wanted.items():
+        known = folders[role] and labels(folders[role])
+        if known:
+            check_labels(folders[role], known, truth - {None}, column)
 
 
 @functools.cache
@@ -193,8 +225,10 @@ def _load(kind: type, path: str, device: torch.device) -> torch.nn.Module:
     import torch
     from safetensors import SafetensorError
 
+    place, revision = _place(path)
+    how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
-        model, told = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+        model, told = kind.from_pretrained(place, revision=revision, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: cannot load it: {error}") from None
     if told["missing_keys"]:  # transformers would leave them random
@@ -208,8 +242,9 @@ def _preprocessing(path: str, device: torch.device) -> Callable:
     """pictures -> network input [B, 3, H, W] on the device, by the folder's preprocessor_config.json."""
     from transformers import AutoImageProcessor
 
+    place, revision = _place(path)
     try:
-        processor = AutoImageProcessor.from_pretrained(path)
+        processor = AutoImageProcessor.from_pretrained(place, revision=revision)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot load its preprocessor_config.json: {error}") from None
     return lambda batch: processor(images=list(batch), return_tensors="pt")["pixel_values"].to(device)

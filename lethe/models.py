@@ -54,6 +54,28 @@ def check_base(path: str, revision: str | None) -> None:
             _check_safetensors(file)
 
 
+def check_steps(path: str, steps: int) -> None:
+    """Checks a number of sampling steps against a base model's folder, without torch. Raises UserError."""
+    if Path(path).is_dir():
+        trained = read_json(Path(path) / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000)
+        if steps > trained:
+            raise UserError(f"{steps} is more than the {trained} noise levels that {path} was trained with")
+
+
+def check_resolution(path: str, resolution: int | None) -> None:
+    """Checks a picture side against a base model's folder, without torch. Raises UserError."""
+    if resolution is not None and Path(path).is_dir():
+        widths = read_json(Path(path) / "vae" / "config.json")["block_out_channels"]
+        latent_side(resolution, 2 ** (len(widths) - 1))
+
+
+def latent_side(resolution: int, scale: int) -> int:
+    """Latent positions along a side of `resolution` pixels, `scale` each. Raises UserError if they do not fit."""
+    if resolution % scale:
+        raise UserError(f"resolution: {resolution} is not a multiple of {scale}, the pixels a latent position spans")
+    return resolution // scale
+
+
 def _check_index(path: str, index: dict) -> None:
     if index.get("_class_name") != PIPELINE:
         raise UserError(f"{path}: its model_index.json says {index.get('_class_name')!r}; only {PIPELINE} is supported")
@@ -346,10 +368,8 @@ def latent_shape(
         side = unet.config.sample_size
         height, width = (side, side) if isinstance(side, int) else side
         return unet.config.in_channels, height, width
-    scale = vae_scale(vae)
-    if resolution % scale:
-        raise UserError(f"resolution: {resolution} is not a multiple of {scale}, the pixels a latent position spans")
-    return unet.config.in_channels, resolution // scale, resolution // scale
+    side = latent_side(resolution, vae_scale(vae))
+    return unet.config.in_channels, side, side
 
 
 def hook_blocks(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:

@@ -48,11 +48,29 @@ def plugin_of(section: str, values: dict) -> tuple[str, str] | None:
 
 
 def check(values: object, rules: dict, where: str) -> None:
-    """Raises UserError that names the key, its value and what is legal."""
-    validator = jsonschema.Draft202012Validator(rules)
+    """Raises UserError that names the key, its value and what is legal.
+
+    `rules` is JSON Schema, in which 600.0 is no integer here, plus one word: {"reuse": {"atMost": "sampler_steps"}}.
+    """
+    validator = _Validator(rules)
     errors = sorted(validator.iter_errors(values), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
     if errors:
         raise UserError(_explain(errors[0], where))
+    for key, rule in rules.get("properties", {}).items():
+        other = rule.get("atMost")
+        if other and values[key] > values[other]:
+            raise UserError(f"{where}.{key}: {values[key]} is more than {other} ({values[other]})")
+
+
+def _is_integer(checker: object, value: object) -> bool:
+    """JSON Schema also takes 600.0 for one, which Python's range does not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer),
+)
 
 
 def _explain(error: jsonschema.ValidationError, where: str) -> str:
@@ -125,7 +143,7 @@ def check_losses(distill: dict) -> None:
 
 
 def varied(values: dict, name: str) -> dict:
-    """The experiment whose arm `variants.<name>.of` is that variant: its values set, no variants of its own.
+    """The experiment whose arm `variants.<name>.of` is that variant: its values set, and no variants.
 
     Raises UserError for an arm that cannot vary and for a key that the experiment does not have.
     """
@@ -133,7 +151,7 @@ def varied(values: dict, name: str) -> dict:
     arms = ["bilevel", *values["erase"]]
     if own["of"] not in arms:
         raise UserError(f"{where}.of: {own['of']!r} is not one of {', '.join(arms)}")
-    found = copy.deepcopy({key: value for key, value in values.items() if key != "variants"})
+    found = copy.deepcopy(values) | {"variants": {}}
     for key, value in own["with"].items():
         section, _, last = key.rpartition(".")
         place = found
@@ -165,7 +183,7 @@ def validate(values: object) -> None:
             raise UserError(f"grid.arms: {arm!r} is not one of {', '.join(arms)}")
         if arm in registry.names("erasers") and arm not in values["erase"]:
             raise UserError(f"grid.arms: {arm!r} is asked for but erase.{arm} is missing")
-    for name in values.get("variants", {}):
+    for name in values["variants"]:
         if name in arms:
             raise UserError(f"variants: {name!r} is the name of an arm; call the variant something else")
         validate(varied(values, name))

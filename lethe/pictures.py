@@ -1,4 +1,4 @@
-"""Pictures with captions: an imagefolder, or the samples folder of a model that drew them."""
+"""Pictures with captions: an imagefolder, a folder of COCO, or the samples folder of a model that drew them."""
 
 import io
 import json
@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from lethe.errors import UserError
 from lethe.images import MANIFEST, Images
-from lethe.io import META
+from lethe.io import META, read_json
+from lethe.recipe import picture_list
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,14 @@ class Pictures:
     captions: list[str]
     lines: list[int]
     read: Callable[[int], bytes]
+    unit: str = "line"  # what `lines` counts
 
     def __len__(self) -> int:
         return len(self.files)
 
     def where(self, row: int) -> str:
         """A row as an error names it: list, line, file."""
-        return f"{self.source} line {self.lines[row]}: {self.files[row]}"
+        return f"{self.source} {self.unit} {self.lines[row]}: {self.files[row]}"
 
     def decode(self, row: int, content: bytes) -> Image.Image:
         """A row's bytes as an upright RGB picture. Raises UserError naming row and file if they are none."""
@@ -42,7 +44,9 @@ class Pictures:
 def read(folder: Path, prompt: str | None = None) -> Pictures:
     """Lists and checks the pictures of a folder; decodes none.
 
-    An imagefolder has a `metadata.jsonl` with one object a line: `file_name` and `text` (the caption). A samples folder
+    An imagefolder has a `metadata.jsonl` with one object a line: `file_name` and `text` (the caption). COCO's
+    folder `coco/train2017` has its captions in `coco/annotations/captions_train2017.json`; of the five of a picture
+    the first is taken, so that the frozen embeddings of all captions stay of a size that can be kept. A samples folder
     (a finished result with `images.tar` and `manifest.csv`) has its prompts as captions. `prompt`, if given, is the
     caption of the rows that have none.
     Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent.
@@ -50,15 +54,43 @@ def read(folder: Path, prompt: str | None = None) -> Pictures:
     folder = Path(folder)
     if (folder / META).is_file():
         return _samples(folder)
-    return _imagefolder(folder, prompt)
+    source = picture_list(folder)
+    found = _coco(folder, source, prompt) if source.suffix == ".json" else _imagefolder(folder, source, prompt)
+    if not found.files:
+        raise UserError(f"{source}: lists no pictures")
+    return found
 
 
-def _imagefolder(folder: Path, prompt: str | None) -> Pictures:
-    source = folder / "metadata.jsonl"
-    if not source.is_file():
-        raise UserError(f"{folder}: no metadata.jsonl there (one JSON object a line: file_name, text)")
+def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
+    found = read_json(source)
+    try:
+        files = {image["id"]: image["file_name"] for image in found["images"]}
+        captions = {}
+        for note in sorted(found["annotations"], key=lambda note: note["id"]):
+            captions.setdefault(note["image_id"], " ".join(note["caption"].split()))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{source}: not COCO's captions (images: id, file_name; annotations: id, image_id, caption): "
+            f"{type(error).__name__} {error}"
+        ) from None
+    ids = sorted(files)
+    for number in ids:
+        if captions.setdefault(number, prompt) is None:
+            raise UserError(f"{source} image {number}: {files[number]} has no caption; drop it or give it one")
+        if not (folder / files[number]).is_file():
+            raise UserError(f"{source} image {number}: {files[number]}: no such file in {folder}")
+    names = [files[number] for number in ids]
+    texts = [captions[number] for number in ids]
+    return Pictures(source, names, texts, ids, lambda row: _content(folder / names[row]), "image")
+
+
+def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
     files, captions, lines = [], [], []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 ({error}); save it as UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):  # captions may hold other line ends
         if not line.strip():
             continue
         try:
@@ -76,9 +108,7 @@ def _imagefolder(folder: Path, prompt: str | None) -> Pictures:
         files.append(row["file_name"])
         captions.append(row["text"])
         lines.append(number)
-    if not files:
-        raise UserError(f"{source}: lists no pictures")
-    return Pictures(source, files, captions, lines, lambda row: (folder / files[row]).read_bytes())
+    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]))
 
 
 def _samples(folder: Path) -> Pictures:
@@ -89,3 +119,10 @@ def _samples(folder: Path) -> Pictures:
     captions = [entry.prompt for entry in images.entries]
     lines = list(range(2, len(files) + 2))
     return Pictures(folder / MANIFEST, files, captions, lines, lambda row: images.read(images.entries[row]))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or drop the row") from None

@@ -11,12 +11,13 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lethe import cli, options, recipe
+from lethe import cli, judges, options, recipe
 from lethe.errors import UserError
 from lethe.graph import Node, Plan, version
 from lethe.io import canonical, digest, write_json
-from lethe.models import check_base
-from lethe.prompts import read_prompts
+from lethe.models import check_base, check_resolution, check_steps
+from lethe.pictures import read as read_pictures
+from lethe.prompts import read_prompts, read_sets
 
 
 class Experiment:
@@ -28,11 +29,18 @@ class Experiment:
         self.base = _at("base.path", recipe.of_model, base["path"], base["revision"])
         _at("base.path", check_base, base["path"], base["revision"])
         self.base_flags = ["--base", base["path"], *(["--revision", base["revision"]] if base["revision"] else [])]
+        _at("base.resolution", check_resolution, base["path"], base["resolution"])
+        _at("sample.steps", check_steps, base["path"], params["sample"]["steps"])
+        self.resolution = {"resolution": base["resolution"]}
+        self.sized_flags = [*self.base_flags, *(cli.flags(self.resolution) if base["resolution"] else [])]
+        self.origin = self
         self.prompts = self._prompts()
         self.prompt_files = {f"prompts:{name}": recipe.of_file(path) for name, path in self.prompts.items()}
         self.given = self._given_pictures()
         self.judges = recipe.of_judges(params["score"])
+        self._check_judges()
         self.eval_pictures = self._identity("pictures.eval", params["pictures"]["eval"])
+        self.finetune_pictures = self._identity("pictures.finetune", params["pictures"]["finetune"])
 
     def _prompts(self) -> dict[str, str]:
         """Prompt-set name -> CSV: each concept's, then what must stay."""
@@ -46,6 +54,12 @@ class Experiment:
             _at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path)
         return found
 
+    def _check_judges(self) -> None:
+        """Networks that measure: folders are whole, and their labels are those of prompt files and concepts."""
+        score = self.params["score"]
+        judges.check(score)
+        judges.check_truth(score["judges"], self.params["concepts"], read_sets(self.prompts))
+
     def _given_pictures(self) -> dict[str, str]:
         """Identity of each concept's pictures, for concepts that bring some."""
         return {
@@ -58,6 +72,8 @@ class Experiment:
         make = self.params["pictures"]["make"]
         if not make and not Path(folder).is_dir():
             raise UserError(f"{key}: {folder}: no such folder, and pictures.make is null; add it, or give the command")
+        if not make:
+            _at(key, read_pictures, folder, "")  # every row has its file
         return _at(key, recipe.of_pictures, folder, make)
 
     def _node(self, stage: str, kind: str, arm: str, key: str, **more: object) -> Node:
@@ -76,9 +92,9 @@ class Experiment:
             "samples",
             "base",
             f"pictures-{concept}",
-            options=values | own,
+            options=values | own | self.resolution,
             parents={"base": self.base},
-            flags=[*self.base_flags, *cli.flags(own), *cli.flags(values)],
+            flags=[*self.sized_flags, *cli.flags(own), *cli.flags(values)],
         )
 
     def pictures(self, concept: str) -> tuple[str, "Node | str", tuple[str, ...]]:
@@ -98,7 +114,7 @@ class Experiment:
         values = self.params["encode"]
         if name == "finetune":
             folder, prompt = self.params["pictures"]["finetune"], None
-            parent, pictures = self._identity("pictures.finetune", folder), (folder,)
+            parent, pictures = self.finetune_pictures, (folder,)
         else:
             folder, parent, pictures = self.pictures(name)
             prompt = self.params["concepts"][name]["prompt"]
@@ -107,10 +123,10 @@ class Experiment:
             "encode",
             "frozen",
             name,
-            options={"resolution": values["resolution"], "flip": values["flip"], "prompt": prompt},
+            options={"flip": values["flip"], "prompt": prompt} | self.resolution,
             parents={"base": self.base, "pictures": parent},
             flags=[
-                *self.base_flags,
+                *self.sized_flags,
                 *["--pictures", folder],
                 *(["--prompt", prompt] if prompt else []),
                 *(self.make_flags() if pictures else []),
@@ -126,9 +142,9 @@ class Experiment:
             "weights",
             "pruned",
             tag(budget),
-            options=values,
+            options=values | self.resolution,
             parents={"base": self.base},
-            flags=[*self.base_flags, *cli.flags(values)],
+            flags=[*self.sized_flags, *cli.flags(values)],
         )
 
     def distill(self, budget: float, seed: int) -> Node:
@@ -174,10 +190,10 @@ class Experiment:
             "weights",
             eraser,
             f"{tag(budget)}-{name}-s{seed}",
-            options={"eraser": eraser, "seed": seed, "concepts": concepts} | values,
+            options={"eraser": eraser, "seed": seed, "concepts": concepts} | self.resolution | values,
             parents={"base": self.base} | ({"model": model} if model else {}),
             flags=[
-                *self.base_flags,
+                *self.sized_flags,
                 *(["--model", str(model.folder)] if model else []),
                 *["--eraser", eraser, "--concepts", canonical(concepts)],
                 *cli.flags({"seed": seed} | values),
@@ -206,10 +222,10 @@ class Experiment:
             "samples",
             weights.arm if weights else "base",
             weights.key if weights else "base",
-            options=dict(values),
+            options=values | self.resolution,
             parents={"base": self.base} | ({"model": weights} if weights else {}) | self.prompt_files,
             flags=[
-                *self.base_flags,
+                *self.sized_flags,
                 *(["--model", str(weights.folder)] if weights else []),
                 *["--prompts", *(f"{name}={path}" for name, path in self.prompts.items())],
                 *cli.flags(values),
@@ -217,9 +233,9 @@ class Experiment:
         )
 
     def score(self, arm: str, budget: float, name: str, seed: int) -> Node:
-        """Metrics of one arm for one set of erased concepts, against the distilled model of its budget and seed."""
+        """Metrics of one arm for one set of erased concepts, against the arm `distill` of its budget and seed."""
         samples = self.sample(self.weights(arm, budget, name, seed))
-        reference = None if arm == "distill" else self.score("distill", budget, name, seed)
+        reference = None if arm == "distill" else self.origin.score("distill", budget, name, seed)
         values, erased = self.params["score"], self.members(name)
         found = {concept: self.pictures(concept) for concept in self.prompts if concept in self.params["concepts"]}
         concepts = {
@@ -251,7 +267,7 @@ class Experiment:
         )
 
     def variant(self, name: str) -> "Experiment":
-        """The same experiment with the values of one of its variants."""
+        """The same experiment with the values of one of its variants; what it is compared with does not vary."""
         found = copy.copy(self)
         found.params = options.varied(self.params, name)
         return found
@@ -277,7 +293,7 @@ def build(params: dict) -> Plan:
     options.validate(params)
     experiment, nodes, rows = Experiment(params), {}, []
     runs = [(experiment, *place) for place in experiment.places(params["grid"]["arms"])]
-    for variant, values in params.get("variants", {}).items():
+    for variant, values in params["variants"].items():
         varied = experiment.variant(variant)
         runs += [(varied, *place[:-1], place[-1] | {"arm": variant}) for place in varied.places([values["of"]])]
     for planner, arm, budget, name, seed, own in runs:

@@ -66,8 +66,8 @@ def of_model(path: str, revision: str | None) -> str:
 def of_judges(score: Mapping) -> dict[str, str]:
     """Role -> identity of what section `score` measures with: a folder by its content, any other name by itself.
 
-    Roles: clip, descriptor, features, style, content; those set to null are left out.
-    Raises UserError if a value that can only be a folder is not there.
+    Roles: clip, descriptor, features, style, content; those set to null are left out. `judges.check` says which names
+    are good.
     """
     roles = {role: score[role] for role in ("clip", "descriptor", "features")} | dict(score["judges"])
     found = {}
@@ -75,17 +75,27 @@ def of_judges(score: Mapping) -> dict[str, str]:
         if text is None:
             continue
         path = text.removeprefix("local-dir:")
-        if Path(path).is_dir():
-            found[role] = of_model(path, None)
-        elif path != text or path.count("/") > 1:
-            raise UserError(f"score: {role}: {path}: no such folder")
-        else:
-            found[role] = text
+        found[role] = of_model(path, None) if Path(path).is_dir() else text
     return found
 
 
+def picture_list(folder: Path) -> Path:
+    """What lists a folder's pictures: its metadata.jsonl, or in COCO's layout ../annotations/captions_NAME.json.
+
+    Raises UserError if there is neither.
+    """
+    folder = Path(folder)
+    coco = folder.parent / "annotations" / f"captions_{folder.name}.json"
+    for path in (folder / "metadata.jsonl", coco):
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{folder}: no metadata.jsonl there (one JSON object a line: file_name, text), and no {coco} (COCO)"
+    )
+
+
 def of_pictures(folder: Path, make: str | None) -> str:
-    """Identity of an imagefolder: the command that makes it, or else its metadata and its files' sizes.
+    """Identity of a picture folder: the command that makes it, or else its list and its files' sizes.
 
     A samples folder of ours counts by its recipe.
     """
@@ -96,8 +106,7 @@ def of_pictures(folder: Path, make: str | None) -> str:
         return digest([make, str(folder)])
     if not folder.is_dir():
         raise UserError(f"{folder}: no such picture folder")
-    metadata = folder / "metadata.jsonl"
-    if not metadata.is_file():
-        raise UserError(f"{folder}: no metadata.jsonl there (one JSON object a line: file_name, text)")
-    sizes = {p.name: p.stat().st_size for p in folder.rglob("*") if p.is_file()}
-    return hashlib.sha256((canonical(sizes) + metadata.read_text(encoding="utf-8")).encode()).hexdigest()[:10]
+    listed = picture_list(folder).read_bytes()
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
+    return hashlib.sha256(canonical(sizes).encode() + listed).hexdigest()[:10]

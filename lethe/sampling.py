@@ -18,7 +18,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from lethe.errors import UserError
-from lethe.models import encode_prompts, latent_shape
+from lethe.models import encode_prompts
 from lethe.prompts import Prompt
 
 
@@ -106,15 +106,14 @@ def draw(
 ) -> Iterator[np.ndarray]:
     """For each tile of rows its pictures, uint8 [len(tile), H, W, 3], in order.
 
-    `base` holds vae, text_encoder, tokenizer and scheduler, on one device with `unet`. No tile may be longer than
-    `settings.tile`; a shorter one is computed at full length and cut. On a CPU, `workers` tiles are computed at a time,
-    each by one thread: a library that shares a batch among threads rounds by a row's place in it, and is slower on
-    small networks.
+    `base` holds vae, text_encoder, tokenizer and scheduler, on one device with `unet`, and latent_shape (C, h, w).
+    No tile may be longer than `settings.tile`; a shorter one is computed at full length and cut. On a CPU, `workers`
+    tiles are computed at a time, each by one thread: a library that shares a batch among threads rounds by a row's
+    place in it, and is slower on small networks.
     """
     device = next(unet.parameters()).device
     config = base.scheduler.config
     build_scheduler(settings.sampler, config, settings.steps)  # a wrong step count shows here, not in a thread
-    shape = latent_shape(unet, base.vae)
     with torch.inference_mode(), _one_thread():
         embeddings = encode_unique(base, ["", *(row.prompt for tile in rows for row in tile)])
 
@@ -124,7 +123,7 @@ def draw(
         latents = denoise(
             unet,
             build_scheduler(settings.sampler, config, settings.steps),
-            noise([row.seed for row in full], shape).to(device),
+            noise([row.seed for row in full], base.latent_shape).to(device),
             torch.stack([embeddings[row.prompt] for row in full]).to(device),
             embeddings[""].to(device),
             settings.steps,

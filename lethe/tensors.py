@@ -62,7 +62,8 @@ def allocate(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.me
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         # Reserved at once, since a full disk met later through a mapping would kill the process without a word.
-        os.posix_fallocate(file.fileno(), 0, 8 + len(text) + offset)
+        reserve = getattr(os, "posix_fallocate", None)  # macOS has none
+        reserve(file.fileno(), 0, 8 + len(text) + offset) if reserve else file.truncate(8 + len(text) + offset)
     start = 8 + len(text)
     return {
         key: np.memmap(path, np.float32, "r+", start + header[key]["data_offsets"][0], tuple(shape))

@@ -1,6 +1,7 @@
 """Encodes pictures and captions once: what is frozen is not computed again at every training step.
 
-In: a base model and pictures with captions: an imagefolder (metadata.jsonl: file_name, text), or a samples folder.
+In: a base model and pictures with captions: an imagefolder (metadata.jsonl: file_name, text), a folder of COCO, or a
+samples folder.
 Out: latents.safetensors (mean and std of the VAE's posterior), captions.safetensors, index.json, meta.json.
 
     python -m stages.encode --params params.yaml --base models/atelier/pipeline \\
@@ -20,14 +21,16 @@ VERSION = 1
 def main() -> None:
     made = cli.parser("encode", __doc__)
     cli.add_base(made)
-    made.add_argument("--pictures", type=Path, required=True, help="imagefolder or samples folder")
+    cli.add_resolution(made)
+    made.add_argument("--pictures", type=Path, required=True, help="imagefolder, folder of COCO, or samples folder")
     made.add_argument("--prompt", help="caption of pictures that bring none")
     made.add_argument("--make", help="command that made the pictures, if one did: they then count by it")
     cli.add_section(made, "encode")
     args = made.parse_args()
     values = cli.section_values(args, "encode")
-    options = {"resolution": values["resolution"], "flip": values["flip"], "prompt": args.prompt}
+    options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt}
     models.check_base(args.base, args.revision)
+    models.check_resolution(args.base, args.resolution)
     parents = {"base": of_model(args.base, args.revision), "pictures": of_pictures(args.pictures, args.make)}
     mine = recipe("encode", VERSION, options, parents)
     if is_finished(args.out, mine):

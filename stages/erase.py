@@ -23,6 +23,7 @@ VERSION = 1
 def main() -> None:
     made = cli.parser("erase", __doc__)
     cli.add_base(made)
+    cli.add_resolution(made)
     made.add_argument("--eraser", required=True, help=f"one of {', '.join(registry.names('erasers'))}")
     made.add_argument(
         "--model", type=Path, help="weights folder, such as a result of stage distill; without it, the base model"
@@ -36,8 +37,9 @@ def main() -> None:
     args = made.parse_args()
     values = cli.section_values(args, f"erase_{eraser}", plugin)
     concepts = read_concepts(args.concepts)
-    options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, **values}
+    options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, "resolution": args.resolution, **values}
     models.check_base(args.base, args.revision)
+    models.check_resolution(args.base, args.resolution)
     parents = {"base": of_model(args.base, args.revision)} | ({"model": of_result(args.model)} if args.model else {})
     mine = recipe("erase", VERSION, options, parents)
     if is_finished(args.out, mine):
@@ -53,10 +55,11 @@ def main() -> None:
     device = cli.device(args)
     from lethe import loop
 
-    parts = ["tokenizer", "text_encoder", "scheduler", *([] if args.model else ["unet"])]
+    parts = ["tokenizer", "text_encoder", "scheduler", "vae", *([] if args.model else ["unet"])]
     base = models.load_base(args.base, args.revision, parts)
     base.text_encoder.to(device)
     unet, budget = (models.load_unet(args.model) if args.model else base.unet).to(device), Budget()
+    base.latent_shape = models.latent_shape(unet, base.vae, args.resolution)
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
     progress = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     recorder.started -= progress.seconds

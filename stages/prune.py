@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lethe import cli, io, registry
 from lethe.errors import UserError
-from lethe.models import check_base
+from lethe.models import check_base, check_resolution
 from lethe.recipe import of_model, recipe
 from lethe.record import Recorder
 
@@ -21,6 +21,7 @@ def main() -> None:
     """Parses, checks, prunes; raises UserError before anything is loaded if the inputs are wrong."""
     parser = cli.parser("prune", __doc__)
     cli.add_base(parser)
+    cli.add_resolution(parser)
     parser.add_argument("--budget", type=float, required=True, help="fraction of the dense model's MACs to keep")
     cli.add_section(parser, "prune")
     args = parser.parse_args()
@@ -31,9 +32,11 @@ def main() -> None:
         )
     registry.check("criteria", values["criterion"])
     check_base(args.base, args.revision)
+    check_resolution(args.base, args.resolution)
 
     options = {"budget": args.budget, **values}
-    own = recipe("prune", VERSION, options, {"base": of_model(args.base, args.revision)})
+    resolved = options | {"resolution": args.resolution}
+    own = recipe("prune", VERSION, resolved, {"base": of_model(args.base, args.revision)})
     if io.is_finished(args.out, own):
         print(f"{args.out}: finished before")
         return
@@ -45,12 +48,13 @@ def main() -> None:
     from lethe.pruning import prune
 
     device = cli.device(args)
-    recorder = Recorder("prune", VERSION, own, options, {"base": Path(args.base)})
-    unet = load_base(args.base, args.revision, ["unet"]).unet.to(device)
+    recorder = Recorder("prune", VERSION, own, resolved, {"base": Path(args.base)})
+    base = load_base(args.base, args.revision, ["unet", "vae"])
+    unet = base.unet.to(device)
     pruning = prune(
         unet,
         **options,
-        latent_shape=latent_shape(unet),
+        latent_shape=latent_shape(unet, base.vae, args.resolution),
         text_length=text_length(args.base, args.revision),
     )
     with io.result_folder(args.out) as part:

@@ -17,7 +17,7 @@ from pathlib import Path
 from lethe import cli, io
 from lethe.errors import UserError
 from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
-from lethe.models import check_base
+from lethe.models import check_base, check_resolution
 from lethe.prompts import Prompt, read_sets, repeated
 from lethe.recipe import of_file, of_model, of_result, recipe
 from lethe.record import Budget, Recorder
@@ -35,12 +35,14 @@ def main() -> None:
     sets = {"generated": repeated(args.prompt, args.count)} if one else read_sets(paths)
     rows = [(name, row) for name, members in sets.items() for row in members]
     check_base(args.base, args.revision)
+    check_resolution(args.base, args.resolution)
 
     parents = {"base": of_model(args.base, args.revision)}
     if args.model:
         parents["model"] = of_result(args.model)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
-    own = recipe("sample", VERSION, values | one, parents)
+    resolved = values | {"resolution": args.resolution} | one
+    own = recipe("sample", VERSION, resolved, parents)
     if io.is_finished(args.out, own):
         print(f"{args.out}: finished before")
         return
@@ -52,7 +54,7 @@ def main() -> None:
 
     device = cli.device(args)
     sources = {"base": Path(args.base), "model": args.model} | {f"prompts:{name}": path for name, path in paths.items()}
-    recorder = Recorder("sample", VERSION, own, values | one, {role: path for role, path in sources.items() if path})
+    recorder = Recorder("sample", VERSION, own, resolved, {role: path for role, path in sources.items() if path})
     state = args.state or Path("state") / own
     state.mkdir(parents=True, exist_ok=True)
     files = {
@@ -83,6 +85,7 @@ def parsed() -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("sample", __doc__)
     cli.add_base(parser)
+    cli.add_resolution(parser)
     parser.add_argument("--model", type=Path, help="weights folder; without it the base model draws")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", nargs="+", metavar="NAME=CSV", help="prompt sets")
@@ -105,7 +108,7 @@ def draw(
     import torch
 
     from lethe import sampling
-    from lethe.models import load_base, load_unet
+    from lethe.models import latent_shape, load_base, load_unet
 
     parts = ["vae", "text_encoder", "tokenizer", "scheduler"] + ([] if args.model else ["unet"])
     base = load_base(args.base, args.revision, parts)
@@ -113,6 +116,7 @@ def draw(
     base.vae.to(device)
     base.text_encoder.to(device)
     prompts = [[prompt for _, prompt in tile] for tile in wanted]
+    base.latent_shape = latent_shape(unet, base.vae, args.resolution)
     drawn = sampling.draw(base, unet, prompts, sampling.Settings(**values), torch.get_num_threads())
     for tile, pictures in zip(wanted, drawn, strict=True):
         yield [

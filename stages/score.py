@@ -12,7 +12,7 @@ Out: scores.csv, metrics.json, features.safetensors ("fid": [N, D] of the eval p
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lethe import cli, io, judges, options
@@ -33,7 +33,7 @@ def main() -> None:
     sets = read_sets(paths)
     check_names(paths, concepts, args.erased)
     judges.check(values)
-    check_judges(values["judges"], concepts, sets)
+    judges.check_truth(values["judges"], concepts, sets)
     folders = {"eval_pictures": args.eval_pictures}
     folders |= {f"pictures:{name}": Path(own["pictures"]) for name, own in concepts.items() if own["pictures"]}
     results = {"samples": args.samples} | ({"reference": args.reference} if args.reference else {})
@@ -113,20 +113,6 @@ def check_names(sets: Iterable[str], concepts: Iterable[str], erased: Sequence[s
     for name in erased:
         if name not in concepts or name not in sets or erased.count(name) > 1:
             raise UserError(f"--erased: {name!r} must stand there once, and in --concepts and --prompts too")
-
-
-def check_judges(folders: Mapping[str, str | None], concepts: Mapping[str, dict], sets: Mapping[str, list]) -> None:
-    """Labels of the prompt files and concepts must be among the judges' (those of a hub id show when it loads)."""
-    rows = [row for members in sets.values() for row in members]
-    artists = {label for own in concepts.values() for label in (own["style"], *own["neighbours"])}
-    wanted = {
-        "style": ("artist", artists | {row.artist for row in rows}),
-        "content": ("class", {r.content for r in rows}),
-    }
-    for role, (column, labels) in wanted.items():
-        known = folders[role] and judges.labels(folders[role])
-        if known:
-            judges.check_labels(folders[role], known, labels - {None}, column)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """An experiment of seconds in its own folder: smoke values, a tiny base, few prompts, pictures that are copied."""
 
 import csv
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,9 +37,13 @@ def write(root: Path, base: Path, pictures: Path, judges: Path | None = None) ->
     if judges:
         shutil.copytree(judges, root / "models/atelier/judges", dirs_exist_ok=True)
     else:
+        known = {"style": (*STYLES, "cassatt", "picasso", "braque"), "content": THINGS}
         for name in ("clip", "descriptor", "style", "content"):
-            (root / "models/atelier/judges" / name).mkdir(parents=True)
-            (root / "models/atelier/judges" / name / "config.json").write_text("{}")
+            folder = root / "models/atelier/judges" / name
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(known.get(name, ())))}))
+            for file in ("preprocessor_config.json", "open_clip_config.json"):
+                (folder / file).write_text("{}")
     shutil.copytree(pictures, root / "pictures")
     values = yaml.safe_load((ROOT / "params/smoke.yaml").read_text())
     values["pictures"]["make"] = MAKE

@@ -146,7 +146,11 @@ def _experiment(root, values, count, side, score, fid, picture) -> Path:
                     own = score(arm, seed, table.drop(columns="prompt").copy())
                     own["fid"] = distance(arm, own, *(fid or {}).get(arm, (30.0, 2.0)))
                     own.to_csv(metrics / "scores.csv", index=False)
-                    folder(metrics, "score", recipe, {"samples": samples})
+                    parents = {"samples": samples}
+                    if arm != "distill":
+                        tag = f"b{round(budget * 100):03d}-s{grid['seeds'][0] if seed is None else seed}-{name}"
+                        parents["reference"] = place(root, "metrics", "distill", tag)[0]
+                    folder(metrics, "score", recipe, parents)
                     own = {"arm": arm, "budget": None if arm == "base" else budget, "set": name, "seed": seed}
                     paths = {"metrics": str(metrics), "samples": str(samples), "weights": [str(p) for p in chain]}
                     rows.append(own | paths)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from lethe import models
+from lethe import images, models
 from lethe.io import read_json, read_meta
 from tests import experiments
 from tests.tiny_judges import clip, resnet
@@ -58,8 +58,8 @@ def made(tmp_path_factory, other_base) -> Path:
     clip(root / "models/own/clip")
     resnet(root / "models/own/features", ["a", "b"], 1)
     values = yaml.safe_load((root / "params/own.yaml").read_text())
-    values["base"]["path"] = str(other_base)
-    values["encode"] |= {"resolution": None, "generated": 3}
+    values["base"] |= {"path": str(other_base), "resolution": 32}  # its own is 48
+    values["encode"] |= {"generated": 3}
     values["distill"] |= {"steps": 2, "batch": 2}
     values["bilevel"] |= {"upper_every": 2, "upper_batch": 2}
     values["erase"]["esd"] |= {"steps": 2, "batch": 2, "sampler_steps": 2}
@@ -95,6 +95,14 @@ def test_the_pruned_model_has_the_budget_and_the_base_s_form(made, other_base):
     pruned = models.load_unet(folder)
     assert pruned.config.block_out_channels == dense.unet.config.block_out_channels
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in dense.unet.parameters())
+
+
+def test_one_resolution_holds_for_every_step(made):
+    assert read_json(only(made, "weights/pruned/*") / "unet/pruning.json")["latent_shape"] == [4, 8, 8]
+    assert read_json(only(made, "encode/frozen/finetune-*") / "index.json")["resolution"] == 32
+    (folder,) = (made / "results/my_experiment/samples/esd").iterdir()
+    with images.Images(folder) as drawn:
+        assert drawn.picture(drawn.entries[0]).size == (32, 32)
 
 
 def test_a_concept_without_pictures_is_drawn_by_the_base(made):

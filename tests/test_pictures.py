@@ -5,6 +5,7 @@ import pytest
 
 from lethe import images, pictures
 from lethe.errors import UserError
+from lethe.recipe import of_pictures
 
 
 @pytest.fixture
@@ -52,6 +53,24 @@ def test_a_wrong_row_is_named(folder, line, text, words):
     assert all(word in str(caught.value) for word in ["metadata.jsonl", *words])
 
 
+def test_a_caption_may_hold_other_line_ends(folder):
+    rewrite(folder, 2, json.dumps({"file_name": "01.png", "text": "a house\u2028by monet"}, ensure_ascii=False))
+    assert pictures.read(folder).captions[1] == "a house\u2028by monet"
+
+
+def test_a_list_that_is_not_utf8_is_named(folder):
+    (folder / "metadata.jsonl").write_bytes('{"file_name": "01.png", "text": "café"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"metadata\.jsonl: not UTF-8"):
+        pictures.read(folder)
+
+
+def test_a_file_that_cannot_be_read_is_named(folder):
+    found = pictures.read(folder)
+    (folder / "01.png").unlink()
+    with pytest.raises(UserError, match=r"01\.png: cannot be read"):
+        found.read(1)
+
+
 def test_prompt_is_the_caption_of_rows_without_one(folder):
     rewrite(folder, 4, json.dumps({"file_name": "03.png"}))
     found = pictures.read(folder, "a painting")
@@ -90,3 +109,58 @@ def save_samples(folder):
     images.write_manifest(folder / "manifest.csv", entries)
     (folder / "meta.json").write_text('{"recipe": "0123456789", "stage": "sample"}')
     return folder
+
+
+@pytest.fixture
+def coco(tiny_pictures, tmp_path):
+    """Two pictures in COCO's layout, three captions, ids in no order."""
+    folder = tmp_path / "coco/val2017"
+    folder.mkdir(parents=True)
+    for name in ("000000000139.jpg", "000000000009.jpg"):
+        shutil.copy(tiny_pictures / "01.png", folder / name)
+    notes = [(7, 139, "a second caption"), (3, 9, "a house \n"), (5, 139, "a first caption")]
+    content = {
+        "info": {},
+        "images": [{"id": int(path.stem), "file_name": path.name, "width": 40} for path in sorted(folder.iterdir())],
+        "annotations": [dict(zip(("id", "image_id", "caption"), note, strict=True)) for note in notes],
+    }
+    (tmp_path / "coco/annotations").mkdir()
+    (tmp_path / "coco/annotations/captions_val2017.json").write_text(json.dumps(content))
+    return folder
+
+
+def recaption(folder, change):
+    path = folder.parent / "annotations/captions_val2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_coco_folder_has_each_picture_with_its_first_caption(coco):
+    found = pictures.read(coco)
+    assert found.files == ["000000000009.jpg", "000000000139.jpg"]
+    assert found.captions == ["a house", "a first caption"]
+    assert found.decode(1, found.read(1)).size == (40, 36)
+    assert found.where(1).endswith("captions_val2017.json image 139: 000000000139.jpg")
+
+
+def test_captions_are_part_of_a_coco_folders_identity(coco):
+    before = of_pictures(coco, None)
+    assert before == of_pictures(coco, None)
+    recaption(coco, lambda content: content["annotations"][0].update(caption="another"))
+    assert of_pictures(coco, None) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("annotations"), "not COCO's captions"),
+        (lambda c: c["annotations"].pop(1), "image 9: 000000000009.jpg has no caption"),
+        (lambda c: c["images"][0].update(file_name="gone.jpg"), "image 9: gone.jpg: no such file"),
+        (lambda c: c["images"].clear(), "lists no pictures"),
+    ],
+)
+def test_wrong_coco_captions_are_named(coco, change, words):
+    recaption(coco, change)
+    with pytest.raises(UserError, match=words):
+        pictures.read(coco)

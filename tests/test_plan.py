@@ -1,7 +1,9 @@
 """Addresses change exactly where a value counts, and nowhere else."""
 
 import copy
+import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,7 @@ def test_planning_twice_gives_the_same_plan(params):
         ("prune", "keep_least", 0.3, {"pruned", "distill", "bilevel", "esd", "samples", "metrics"}),
         ("encode", "flip", True, {"encode", "distill", "bilevel", "esd", "samples", "metrics"}),
         ("encode", "generated", 5, set()),
+        ("base", "resolution", 16, {"encode", "pruned", "distill", "bilevel", "esd", "samples", "metrics"}),
     ],
 )
 def test_a_value_changes_what_it_counts_for_and_what_follows(params, section, key, value, changed):
@@ -171,7 +174,7 @@ def test_a_prompt_file_counts_by_its_bytes(params, root):
     before, path = plan.build(params), root / "prompts/atelier/retain.csv"
     text = path.read_text()
     try:
-        path.write_text(text.replace("boat", "ship"))
+        path.write_text(text.replace("a boat", "a ship"))
         assert new(before, plan.build(params)) == {"samples", "metrics"}
     finally:
         path.write_text(text)
@@ -278,3 +281,61 @@ def test_a_plan_of_other_params_is_not_written_under_this_name(params, root, mon
     with pytest.raises(UserError, match="has changed while the workflow ran"):
         plan.main()
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("score", "judges", "style"), "models/typo", "score.judges.style: models/typo: no such folder"),
+        (("score", "judges", "content"), "owner/name@main", "OWNER/NAME@40 hex digits"),
+        (("score", "clip"), "ViT-B-32", "score.clip: 'ViT-B-32' is neither"),
+        (("score", "features"), "somewhere", "score.features: somewhere: no such folder"),
+        (("sample", "steps"), 5000, "sample.steps: 5000 is more than the 1000 noise levels"),
+        (("base", "resolution"), 63, "base.resolution: resolution: 63 is not a multiple of 4"),
+    ],
+)
+def test_what_would_fail_in_the_last_job_is_refused_before_the_first(params, place, value, words):
+    *path, last = place
+    section = params
+    for key in path:
+        section = section[key]
+    section[last] = value
+    with pytest.raises(UserError, match=re.escape(words)):
+        plan.build(params)
+
+
+def test_a_prompt_file_with_a_label_that_no_judge_knows_is_refused(params, root):
+    path = root / "prompts/atelier/retain.csv"
+    text = path.read_text()
+    path.write_text(text.replace(",munch,", ",bosch,"))
+    try:
+        if "bosch" not in path.read_text():
+            path.write_text(text.replace("monet,", "bosch,"))
+        with pytest.raises(UserError, match="column artist: bosch not among the labels"):
+            plan.build(params)
+    finally:
+        path.write_text(text)
+
+
+def test_pictures_of_ones_own_are_looked_through(params, root):
+    folder = root / "mine"
+    shutil.copytree(root / "pictures", folder)
+    params["pictures"] = {"make": None, "finetune": "mine", "eval": "mine"}
+    for concept in params["concepts"].values():
+        concept["pictures"] = None
+    before = plan.build(params)
+    (folder / "sub").mkdir()
+    shutil.move(folder / "00.png", folder / "sub/00.png")
+    with pytest.raises(UserError, match=r"pictures\..*00\.png: no such file"):
+        plan.build(params)
+    shutil.move(folder / "sub/00.png", folder / "00.png")
+    (folder / ".DS_Store").write_text("x")
+    assert plan.build(params).nodes.keys() == before.nodes.keys()
+
+
+def test_a_variant_is_compared_with_the_arm_distill_of_the_table(params):
+    params["variants"] = {"plain": {"of": "bilevel", "with": {"distill.w_feat": 0.0}}}
+    found = plan.build(params)
+    rows = {row["arm"]: row for row in found.rows}
+    assert str(found.nodes[rows["plain"]["metrics"]].parents["reference"].folder) == rows["distill"]["metrics"]
+    assert rows["plain"]["weights"] != rows["bilevel"]["weights"]

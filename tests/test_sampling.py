@@ -7,7 +7,7 @@ import torch
 
 from lethe import sampling
 from lethe.errors import UserError
-from lethe.models import load_base
+from lethe.models import latent_shape, load_base
 from lethe.prompts import Prompt
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -21,7 +21,9 @@ def folder(request) -> Path:
 
 @pytest.fixture(scope="module")
 def base(folder):
-    return load_base(str(folder), None, PARTS)
+    found = load_base(str(folder), None, PARTS)
+    found.latent_shape = latent_shape(found.unet)
+    return found
 
 
 def drawn(base, rows, workers=1, **changes) -> np.ndarray:

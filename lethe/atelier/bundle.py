@@ -1,11 +1,12 @@
 """Parts of the base bundle, in the order they are made; each part's result is kept and not made again.
 
-    pictures     rendered training pictures                   <state>/pictures/
-    autoencoder  VAE                                          <state>/autoencoder-<steps>-s<seed>.safetensors
+    pictures     rendered training pictures                   <state>/pictures/<split>-<hash>.npy
+    autoencoder  VAE                                          <state>/autoencoder-<hash>.safetensors
     decoder      its decoder again, for brushwork             <state>/decoder-...
     pipeline     U-Net and text encoder                       <state>/pipeline-...
     judges       style, content, emblem, descriptor, clip     <state>/style-..., ...
 
+The hash is that of the options that the part and those before it are made with (`MADE_WITH`).
 `export` stores all of them in float16 as the bundle; `lethe.atelier.quality` measures it.
 """
 
@@ -24,18 +25,36 @@ from torch import Tensor, nn
 from lethe import tensors
 from lethe.atelier import networks, sharpening, training
 from lethe.atelier.captions import STYLE_NAMES, corpus
+from lethe.atelier.recipe import Recipe
 from lethe.atelier.splits import judge_rows, pretrain_rows, render_row
-from lethe.atelier.world import CONTENTS, STYLES
-from lethe.io import read_json, write_json
+from lethe.atelier.world import CONTENTS, STYLES, WORLD_VERSION
+from lethe.io import digest, read_json, write_json
 
 EMBLEMS = ("none", "hazard")
 EMBLEM_DRAWN = 0.4
 JUDGES = {"style": STYLES, "content": CONTENTS, "emblem": EMBLEMS}
 
 
-def rendered(state: Path, name: str, rows: list[dict], workers: int) -> tuple[list[dict], np.ndarray]:
-    """Rows and their pictures uint8 [N, 64, 64, 3], rendered once and kept in <state>/pictures with what they cost."""
-    file = state / "pictures" / f"{name}-{len(rows)}.npy"
+_VAE = ("pictures", "autoencoder_steps")
+MADE_WITH = {
+    "pictures/pretrain": ("pictures",),
+    "pictures/judge": ("judge_pictures",),
+    "pictures/judge-unseen": ("unseen",),
+    "autoencoder": _VAE,
+    "decoder": (*_VAE, "decoder_steps"),
+    "pipeline": (*_VAE, "pipeline_steps"),
+} | {name: ("judge_pictures", f"{name}_steps") for name in (*JUDGES, "descriptor", "clip")}
+
+
+def part(recipe: Recipe, name: str) -> str:
+    """Where a part lies in the state folder, without its suffix: another seed, world or number is another file."""
+    options = {key: getattr(recipe, key) for key in ("seed", *MADE_WITH[name])}
+    return f"{name}-{digest([WORLD_VERSION, options])}"
+
+
+def rendered(recipe: Recipe, state: Path, name: str, rows: list[dict], workers: int) -> tuple[list[dict], np.ndarray]:
+    """Rows and their pictures uint8 [N, 64, 64, 3], rendered once and kept with what they cost."""
+    file = state / f"{part(recipe, f'pictures/{name}')}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         clock = cpu_seconds()
@@ -43,10 +62,10 @@ def rendered(state: Path, name: str, rows: list[dict], workers: int) -> tuple[li
             pictures = np.stack(list(pool.imap(render_row, rows, chunksize=100)))
             pool.close()
             pool.join()  # only then do the workers' seconds count
-        part = file.with_suffix(".part.npy")
-        np.save(part, pictures)
+        new = file.with_suffix(".part.npy")
+        np.save(new, pictures)
         write_json(file.with_suffix(".json"), {"cpu_seconds": round(cpu_seconds() - clock), "threads": workers})
-        part.rename(file)
+        new.rename(file)
     return rows, np.load(file, mmap_mode="r")
 
 
@@ -70,29 +89,31 @@ def token_ids(words: object, texts: list[str]) -> Tensor:
     ).input_ids
 
 
-def made(state: Path, name: str, module: nn.Module, train: Callable[[Path], None]) -> nn.Module:
-    """The module with its weights from <state>/<name>.safetensors; if there are none, trained and kept there.
+def made(recipe: Recipe, state: Path, name: str, module: nn.Module, train: Callable[[Path], None]) -> nn.Module:
+    """The module with the weights of its part; if there are none, trained by `train(folder of its state)` and kept.
 
     The file's header says what the training cost; a training that was stopped and went on has no whole figure.
     """
-    file = state / f"{name}.safetensors"
+    file = state / f"{part(recipe, name)}.safetensors"
     if file.is_file():
         module.load_state_dict(tensors.load(file))
     else:
-        resumed, clock = (state / name).is_dir(), cpu_seconds()
-        train(state / name)
-        cost = (
-            {} if resumed else {"cpu_seconds": f"{cpu_seconds() - clock:.0f}", "threads": f"{torch.get_num_threads()}"}
-        )
-        tensors.save(file, module.state_dict(), cost)
+        resumed, clock = file.with_suffix("").is_dir(), cpu_seconds()
+        train(file.with_suffix(""))
+        cost = {"cpu_seconds": f"{cpu_seconds() - clock:.0f}", "threads": f"{torch.get_num_threads()}"}
+        tensors.save(file, module.state_dict(), {} if resumed else cost)
     return module.eval()
 
 
-def costs(state: Path) -> dict[str, dict[str, int]]:
-    """{part: {"cpu_seconds", "threads"}} of every finished part in `state`; empty for one that had been resumed."""
-    trained = {file.stem: tensors.metadata(file) for file in sorted(state.glob("*.safetensors"))}
-    painted = {f"pictures/{file.stem}": read_json(file) for file in sorted((state / "pictures").glob("*.json"))}
-    return {part: {k: int(v) for k, v in found.items()} for part, found in (painted | trained).items()}
+def costs(recipe: Recipe, state: Path) -> dict[str, dict[str, int]]:
+    """{part: {"cpu_seconds", "threads"}}; empty for a part that had been resumed."""
+    found = {}
+    for name in MADE_WITH:
+        file = state / part(recipe, name)
+        painted = name.startswith("pictures/")
+        told = read_json(file.with_suffix(".json")) if painted else tensors.metadata(file.with_suffix(".safetensors"))
+        found[name] = {key: int(value) for key, value in told.items()}
+    return found
 
 
 def cpu_seconds() -> float:
@@ -100,35 +121,31 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def make_autoencoder(
-    state: Path, pictures: np.ndarray, steps: int, decoder_steps: int, batch: int, seed: int
-) -> nn.Module:
+def make_autoencoder(recipe: Recipe, state: Path, pictures: np.ndarray) -> nn.Module:
     """The VAE, with the scaling factor that gives latents unit variance: one number, as in Stable Diffusion.
 
     First all of it, then the decoder alone against a critic: latents do not change any more.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.seed)
     vae = networks.autoencoder()
-    how = {"batch": batch, "seed": seed}
-    whole = functools.partial(training.train_autoencoder, vae, pictures, steps=steps, **how)
-    made(state, f"autoencoder-{steps}-s{seed}", vae, lambda folder: whole(state=folder))
+    how = {"batch": 16, "seed": recipe.seed}
+    whole = functools.partial(training.train_autoencoder, vae, pictures, steps=recipe.autoencoder_steps, **how)
+    made(recipe, state, "autoencoder", vae, lambda folder: whole(state=folder))
     decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
-    sharp = functools.partial(sharpening.sharpen, vae, decoder, pictures, steps=decoder_steps, **how)
-    made(state, f"decoder-{steps}-{decoder_steps}-s{seed}", decoder, lambda folder: sharp(state=folder))
+    sharp = functools.partial(sharpening.sharpen, vae, decoder, pictures, steps=recipe.decoder_steps, **how)
+    made(recipe, state, "decoder", decoder, lambda folder: sharp(state=folder))
     mean, std = training.encode(vae, pictures[:2000])
     vae.register_to_config(scaling_factor=round(float((mean.var() + (std**2).mean()).rsqrt()), 5))
     return vae
 
 
-def make_pipeline(
-    state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray, steps: int, batch: int, seed: int
-) -> dict:
+def make_pipeline(recipe: Recipe, state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray) -> dict:
     """The pipeline's five parts; U-Net and text encoder are trained on the VAE's latents of the pictures.
 
     Pictures with the emblem, one in seven, are drawn `EMBLEM_DRAWN` of the time: it is small, and so is its share of
     the loss; at one in seven it had not been learnt after 4,500 steps.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(recipe.seed)
     words = networks.tokenizer(corpus(4000))
     both = nn.ModuleDict({"unet": networks.unet(), "text_encoder": networks.text_encoder(words)})
     scheduler = networks.scheduler()
@@ -138,16 +155,14 @@ def make_pipeline(
         tokens, empty = token_ids(words, [row["text"] for row in rows]), token_ids(words, [""])[0]
         emblem = label_ids(rows, "emblem").float()
         weights = emblem * EMBLEM_DRAWN / emblem.sum() + (1 - emblem) * (1 - EMBLEM_DRAWN) / (1 - emblem).sum()
-        how = {"steps": steps, "batch": batch, "seed": seed, "state": folder}
+        how = {"steps": recipe.pipeline_steps, "batch": 64, "seed": recipe.seed, "state": folder}
         training.train_pipeline(both.train(), scheduler, latents, tokens, empty, weights, **how)
 
-    made(state, f"pipeline-{steps}-s{seed}", both, train)
+    made(recipe, state, "pipeline", both, train)
     return {**both, "vae": vae, "tokenizer": words, "scheduler": scheduler}
 
 
-def make_judges(
-    state: Path, rows: list[dict], pictures: np.ndarray, steps: Mapping[str, int], seed: int
-) -> dict[str, nn.Module]:
+def make_judges(recipe: Recipe, state: Path, rows: list[dict], pictures: np.ndarray) -> dict[str, nn.Module]:
     """The three classifiers, the style descriptor and the CLIP model, trained on rendered pictures only."""
     words = networks.tokenizer(corpus(4000))
     tokens = token_ids(words, [row["text"] for row in rows])
@@ -155,7 +170,7 @@ def make_judges(
     build |= {"descriptor": networks.descriptor, "clip": lambda: networks.clip(len(words), words.eos_token_id)}
     found = {}
     for name, builder in build.items():
-        torch.manual_seed(seed)
+        torch.manual_seed(recipe.seed)
         judge = builder()
         if name == "clip":
             train = functools.partial(training.train_clip, judge, pictures, tokens)
@@ -163,8 +178,8 @@ def make_judges(
             train = functools.partial(training.train_descriptor, judge, pictures, label_ids(rows, "style"))
         else:
             train = functools.partial(training.train_judge, judge, pictures, label_ids(rows, name))
-        run = functools.partial(train, steps=steps[name], seed=seed)
-        found[name] = made(state, f"{name}-{steps[name]}-s{seed}", judge, lambda folder, run=run: run(state=folder))
+        run = functools.partial(train, steps=getattr(recipe, f"{name}_steps"), seed=recipe.seed)
+        found[name] = made(recipe, state, name, judge, lambda folder, run=run: run(state=folder))
     return found
 
 
@@ -224,9 +239,9 @@ def replace(new: Path, old: Path) -> None:
     new.rename(old)
 
 
-def judge_pictures(state: Path, seed: int, workers: int, train: int, unseen: int) -> tuple:
+def judge_pictures(recipe: Recipe, state: Path, workers: int) -> tuple:
     """Training and unseen rows and pictures of the judges."""
     return (
-        rendered(state, "judge", judge_rows(train, seed, unseen=False), workers),
-        rendered(state, "judge-unseen", judge_rows(unseen, seed, unseen=True), workers),
+        rendered(recipe, state, "judge", judge_rows(recipe.judge_pictures, recipe.seed, unseen=False), workers),
+        rendered(recipe, state, "judge-unseen", judge_rows(recipe.unseen, recipe.seed, unseen=True), workers),
     )

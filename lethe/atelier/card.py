@@ -20,14 +20,12 @@ TEMPLATE = Path(__file__).with_name("card.md.j2")
 def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> None:
     """Trains whatever is missing in `state`, measures, and puts the bundle in the place of `out`."""
     torch.set_num_threads(threads)
-    rows, pictures = bundle.rendered(state, "pretrain", bundle.training_rows(recipe.pictures, recipe.seed), threads)
-    seen, unseen = bundle.judge_pictures(state, recipe.seed, threads, recipe.judge_pictures, recipe.unseen)
-    vae = bundle.make_autoencoder(
-        state, pictures, recipe.autoencoder_steps, recipe.decoder_steps, batch=16, seed=recipe.seed
-    )
-    pipeline = bundle.make_pipeline(state, vae, rows, pictures, recipe.pipeline_steps, 64, recipe.seed)
-    steps = {k.removesuffix("_steps"): v for k, v in asdict(recipe).items() if k.endswith("_steps")}
-    judges = bundle.make_judges(state, *seen, steps, recipe.seed)
+    written = bundle.training_rows(recipe.pictures, recipe.seed)
+    rows, pictures = bundle.rendered(recipe, state, "pretrain", written, threads)
+    seen, unseen = bundle.judge_pictures(recipe, state, threads)
+    vae = bundle.make_autoencoder(recipe, state, pictures)
+    pipeline = bundle.make_pipeline(recipe, state, vae, rows, pictures)
+    judges = bundle.make_judges(recipe, state, *seen)
 
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -55,7 +53,7 @@ def make(out: Path, state: Path, recipe: Recipe, name: str, threads: int) -> Non
         **measured,
         "bars": quality.BARS,
         "missed": quality.verdict(measured["judges"], measured["samples"]),
-        "costs": bundle.costs(state)
+        "costs": bundle.costs(recipe, state)
         | {"measuring": {"cpu_seconds": round(bundle.cpu_seconds() - clock), "threads": threads}},
         "cpu": record.cpu_name(),
         "memory": record.peak_memory_mb(),

@@ -17,6 +17,7 @@ from lethe.atelier import training
 from lethe.atelier.bundle import JUDGES, label_ids
 from lethe.atelier.captions import canonical
 from lethe.atelier.world import CONTENTS, STYLES, render
+from lethe.models import latent_shape
 from lethe.prompts import Prompt
 from lethe.sampling import Settings, draw, tiles
 
@@ -67,6 +68,7 @@ def sample(pipeline: Mapping[str, object], texts: list[str], first_seed: int, wo
     rows = [Prompt(i, text, first_seed + i) for i, text in enumerate(texts)]
     cut = [[rows[i] for i in tile] for tile in tiles(len(rows), SETTINGS.tile)]
     base = SimpleNamespace(**{key: value for key, value in pipeline.items() if key != "unet"})
+    base.latent_shape = latent_shape(pipeline["unet"], base.vae)
     return np.concatenate(list(draw(base, pipeline["unet"], cut, SETTINGS, workers)))
 
 

@@ -2,7 +2,7 @@
 
 Every split has a range of picture seeds of its own, so no picture of one split can turn up in another.
 
-    python -m lethe.atelier.splits --out data/atelier [--workers N]
+    python -m lethe.atelier.splits --out data/atelier --world 1 [--workers N]
     python -m lethe.atelier.splits --prompts prompts/atelier
 """
 
@@ -239,7 +239,10 @@ def _main() -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that paint (default: all cores)"
     )
+    parser.add_argument("--world", type=int, help="world version that is wanted; another than the code's is refused")
     args = parser.parse_args()
+    if args.world not in (None, WORLD_VERSION):
+        raise UserError(f"--world: this code paints world {WORLD_VERSION}, not {args.world}")
     if args.prompts:
         write_prompts(args.prompts)
         print(f"{args.prompts}: {len(prompt_files())} prompt lists")

@@ -23,7 +23,7 @@ from lethe.errors import UserError
 from lethe.finetune import adamw, answer, ask, descend
 from lethe.loop import Keeping, Progress, Training, run
 from lethe.losses import mean_square
-from lethe.models import encode_prompts, latent_shape
+from lethe.models import encode_prompts
 from lethe.record import Budget
 from lethe.sampling import build_scheduler
 from lethe.suppressions.negative_guidance import opposite
@@ -46,6 +46,7 @@ OPTIONS = {
     "reuse": {
         "description": "optimiser steps that share a batch of trajectories; 1 draws anew",
         "$ref": "#/$defs/count",
+        "atMost": "sampler_steps",  # each takes another state of a trajectory
     },
 }
 
@@ -61,11 +62,9 @@ def erase(
 ) -> Progress:
     """Erases the concepts' prompts from `unet`, in place.
 
-    `base` holds tokenizer, text_encoder and scheduler; `unet` and text encoder are on one device. `concepts` maps
-    names to {"prompt": ...}. Raises UserError for a variant that selects nothing, and for reuse > sampler_steps.
+    `base` holds tokenizer, text_encoder, scheduler and latent_shape (C, h, w); `unet` and text encoder are on one
+    device. `concepts` maps names to {"prompt": ...}. Raises UserError for a variant that selects nothing.
     """
-    if options["reuse"] > options["sampler_steps"]:
-        raise UserError(f"esd.reuse: {options['reuse']} is more than sampler_steps ({options['sampler_steps']})")
     reference = copy.deepcopy(unet).eval().requires_grad_(False)
     prompts = [concept["prompt"] for concept in concepts.values()]
     embeddings = encode_prompts(base.tokenizer, base.text_encoder, ["", *prompts]).float()
@@ -80,7 +79,9 @@ def erase(
             counted = budget if turn == 0 else Budget()
             turns = min(options["reuse"], options["steps"] - window * options["reuse"])
             pool.clear()
-            pool[window] = _states(reference, sampler, embeddings, options, turns, seed, window, counted)
+            pool[window] = _states(
+                reference, sampler, embeddings, base.latent_shape, options, turns, seed, window, counted
+            )
         noisy, t, text, target = pool[window][turn]
         loss = mean_square(answer(unet, noisy, t, text, budget), target)
         descend(loss, optimizer, options["lr"])
@@ -113,6 +114,7 @@ def _states(
     reference: nn.Module,
     sampler: object,
     embeddings: Tensor,
+    latent_shape: tuple[int, int, int],
     options: Mapping,
     turns: int,
     seed: int,
@@ -125,7 +127,7 @@ def _states(
     """
     batch, device = options["batch"], embeddings.device
     draws = generator(seed, "trajectory", window)
-    x = to_device(torch.randn((batch, *latent_shape(reference, None)), generator=draws), device)
+    x = to_device(torch.randn((batch, *latent_shape), generator=draws), device)
     picks = torch.rand((batch, options["sampler_steps"]), generator=draws).argsort(1)[:, :turns].T  # [turns, B]
     counts = torch.tensor(shares(batch, len(embeddings) - 1, window))
     text = embeddings[1:].repeat_interleave(to_device(counts, device), 0, output_size=batch)

@@ -92,10 +92,7 @@ def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:
             for name in params["grid"]["arms"]
             if name in params["erase"]
         ),
-        *(
-            (f"Variant {name}", [("of", own["of"]), *_pairs(own["with"])])
-            for name, own in params.get("variants", {}).items()
-        ),
+        *((f"Variant {name}", [("of", own["of"]), *_pairs(own["with"])]) for name, own in params["variants"].items()),
         ("Intervals", _pairs(params["report"])),
     ]
 

@@ -136,7 +136,7 @@ def read_plan(path: Path, experiment: str | None = None) -> Plan:
         )
         plan = Plan(found["recipe"], found["experiment"], found["params"], runs)
         grid, concepts = plan.params["grid"], plan.params["concepts"]
-        variants = tuple(plan.params.get("variants", {}))
+        variants = tuple(plan.params["variants"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not a report plan (missing {error}); let the workflow write it again") from None
     if experiment is not None and plan.experiment != experiment:
@@ -147,6 +147,8 @@ def read_plan(path: Path, experiment: str | None = None) -> Plan:
         for budget in grid["budgets"]
         for name, members in grid["sets"].items()
     )
+    for group in groups:
+        _check_references(group)
     used = {id(run) for group in groups for found_runs in group.arms.values() for run in found_runs}
     for run in runs:
         if id(run) not in used:
@@ -213,3 +215,19 @@ def _check_lineage(run: Run) -> None:
                 f"{child}: was made from {role} of recipe {told}, {parent} holds {metas[parent]['recipe']}; "
                 "delete it and run the workflow again"
             )
+
+
+def _check_references(group: Group) -> None:
+    """CP and CSD compare with the arm `distill`: every run must have been scored against the one in this table.
+
+    The base model, the same for all budgets, was scored once, against that of the first.
+    """
+    distilled = {run.seed: read_meta(run.metrics)["recipe"] for run in group.arms["distill"]}
+    for arm, runs in group.arms.items():
+        for run in runs if arm not in ("base", "distill") else []:
+            told = read_meta(run.metrics).get("parents", {}).get("reference", {}).get("recipe")
+            if told not in ([distilled[run.seed]] if run.seed is not None else distilled.values()):
+                raise UserError(
+                    f"{run.metrics}: was scored against {told}, distill is {', '.join(distilled.values())}; "
+                    "delete it and run the workflow again"
+                )

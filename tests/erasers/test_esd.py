@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from lethe import loop, models
+from lethe import loop, models, options
 from lethe.data import generator
 from lethe.erasers import esd
 from lethe.errors import UserError
@@ -24,15 +24,20 @@ OPTIONS = {
 CONCEPTS = {"monet": {"prompt": "a painting by monet"}, "picasso": {"prompt": "a painting by picasso"}}
 
 
+def load(path):
+    found = models.load_base(str(path), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
+    found.latent_shape = models.latent_shape(found.unet, found.vae)
+    return found
+
+
 @pytest.fixture(params=["tiny_base", "other_base"])
 def base(request):
-    path = str(request.getfixturevalue(request.param))
-    return models.load_base(path, None, ["unet", "tokenizer", "text_encoder", "scheduler"])
+    return load(request.getfixturevalue(request.param))
 
 
 def run(base, folder, **changed):
-    unet, budget, options = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
-    progress = esd.erase(unet, base, CONCEPTS, options, 0, loop.Keeping(folder, "r", 2), budget)
+    unet, budget, values = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
+    progress = esd.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 2), budget)
     return unet, progress, budget
 
 
@@ -59,13 +64,13 @@ def test_states_and_targets_are_those_of_the_frozen_sampler(base):
     """One picture's trajectory computed again, step by step and with separate forwards, in the model's own space."""
     embeddings = models.encode_prompts(base.tokenizer, base.text_encoder, ["", "a painting by monet"])
     sampler = build_scheduler("ddim", base.scheduler.config, 6)
-    options = OPTIONS | {"batch": 2, "eta": 1.5}
+    values = OPTIONS | {"batch": 2, "eta": 1.5}
     budget = Budget()
-    found = esd._states(base.unet, sampler, embeddings, options, 6, 0, 0, budget)
+    found = esd._states(base.unet, sampler, embeddings, base.latent_shape, values, 6, 0, 0, budget)
     assert budget == Budget(teacher_forward=2 * 2 * 6)
     assert sorted(int(times[0]) for _, times, _, _ in found) == sorted(sampler.timesteps.tolist())
 
-    x = torch.randn((2, *models.latent_shape(base.unet, None)), generator=generator(0, "trajectory", 0))[:1]
+    x = torch.randn((2, *base.latent_shape), generator=generator(0, "trajectory", 0))[:1]
     by_time = {int(times[0]): (state[:1], target[:1]) for state, times, _, target in found}
     sampler.set_timesteps(6)
     for t in sampler.timesteps:
@@ -97,16 +102,18 @@ def test_every_forward_is_counted(base, tmp_path, monkeypatch):
 def test_concepts_share_a_batch_and_take_turns(base):
     embeddings = models.encode_prompts(base.tokenizer, base.text_encoder, ["", "monet", "picasso"])
     sampler = build_scheduler("ddim", base.scheduler.config, 2)
-    options = OPTIONS | {"sampler_steps": 2}
+    values = OPTIONS | {"sampler_steps": 2}
     counts = []
     for window in range(2):
-        (_, _, text, _), *_ = esd._states(base.unet, sampler, embeddings, options, 1, 0, window, Budget())
+        (_, _, text, _), *_ = esd._states(
+            base.unet, sampler, embeddings, base.latent_shape, values, 1, 0, window, Budget()
+        )
         counts.append([int((text == own).flatten(1).all(1).sum()) for own in embeddings[1:]])
     assert counts == [[2, 1], [1, 2]]
 
 
 def test_it_learns_to_avoid_the_concept(tiny_base, tmp_path):
-    base = models.load_base(str(tiny_base), None, ["unet", "tokenizer", "text_encoder", "scheduler"])
+    base = load(tiny_base)
     with torch.no_grad():  # the random U-Net hardly hears the text; let it
         for name, parameter in base.unet.named_parameters():
             if "attn2.to_out" in name:
@@ -117,7 +124,7 @@ def test_it_learns_to_avoid_the_concept(tiny_base, tmp_path):
 
 
 def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch):
-    base = models.load_base(str(tiny_base), None, ["unet", "tokenizer", "text_encoder", "scheduler"])
+    base = load(tiny_base)
     wanted, _, budget = run(base, tmp_path / "whole", reuse=3)
     descend, steps = esd.descend, []
 
@@ -135,6 +142,7 @@ def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_p
     assert counted == budget
 
 
-def test_more_reuse_than_states_is_refused(base, tmp_path):
-    with pytest.raises(UserError, match=r"esd\.reuse: 7"):
-        run(base, tmp_path, reuse=7)
+def test_more_reuse_than_states_is_refused():
+    rules = options.section_schema("erase_esd", ("erasers", "esd"))
+    with pytest.raises(UserError, match=r"esd\.reuse: 7 is more than sampler_steps \(6\)"):
+        options.check(OPTIONS | {"reuse": 7, "sampler_steps": 6}, rules, "erase.esd")

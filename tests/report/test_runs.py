@@ -143,3 +143,10 @@ def test_missing_scores_are_refused(mine):
     shutil.move(first(mine, "metrics", "esd") / "scores.csv", mine.parent / "gone.csv")
     with pytest.raises(UserError, match="no readable scores"):
         measured(mine)
+
+
+def test_a_run_that_was_scored_against_another_model_is_refused(mine):
+    (folder,) = (mine.parent / "metrics/bilevel").glob("*-s1-*")
+    fabricated.edit(folder / "meta.json", lambda meta: meta["parents"]["reference"].update(recipe="0000000000"))
+    with pytest.raises(UserError, match="was scored against 0000000000, distill is"):
+        read_plan(mine)

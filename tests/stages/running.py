@@ -13,7 +13,7 @@ from unittest import mock
 from lethe import cli
 from lethe.io import read_meta, sha256
 
-ENCODE = {"resolution": None, "flip": False, "generated": 4}
+ENCODE = {"flip": False, "generated": 4}
 PRUNE = {"criterion": "l2", "keep_least": 0.2, "tolerance": 0.1}
 
 

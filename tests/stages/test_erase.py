@@ -35,7 +35,7 @@ def test_esd_edits_cross_attention_of_a_pruned_unet(ready, tmp_path):
     stage("erase", *words(ready, out), **ESD)
     meta = read_meta(out)
     concepts = {name: {key: own[key] for key in ("prompt", "anchor")} for name, own in CONCEPTS.items()}
-    options = {"eraser": "esd", "seed": 0, "concepts": concepts, **ESD}
+    options = {"eraser": "esd", "seed": 0, "concepts": concepts, "resolution": None, **ESD}
     parents = {"base": of_model(str(ready.base), None), "model": of_result(ready.pruned)}
     assert meta["recipe"] == recipe("erase", 1, options, parents)
     assert meta["budget"]["student_forward"] == meta["budget"]["student_backward"] == 6

@@ -45,7 +45,7 @@ def test_command(tiny_base, tmp_path):
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["pruned"]
     meta = json.loads((out / "meta.json").read_text())
-    options = {"budget": 0.8, "criterion": "l2", "keep_least": 0.2, "tolerance": 0.01}
+    options = {"budget": 0.8, "criterion": "l2", "keep_least": 0.2, "tolerance": 0.01, "resolution": None}
     assert meta["options"] == options
     assert meta["recipe"] == recipe("prune", prune.VERSION, options, {"base": of_model(str(tiny_base), None)})
     pruning = models.read_pruning(out)

@@ -70,7 +70,7 @@ def test_all_sets_in_one_result(tiny_base, prompts, tmp_path, monkeypatch, capsy
         ]
         assert {images.picture(entry).size for entry in images.entries} == {(32, 32)}
     meta = io.read_meta(out)
-    assert meta["options"] == VALUES
+    assert meta["options"] == VALUES | {"resolution": None}
     assert meta["budget"] == {"student_forward": 0, "student_backward": 0, "teacher_forward": 8 * 2 * 2}
     before = (out / "images.tar").stat().st_mtime_ns
     run(monkeypatch, *arguments)
@@ -97,7 +97,7 @@ def test_one_prompt_drawn_many_times(tiny_base, tmp_path, monkeypatch):
         ]
         assert len({entry.sha256 for entry in images.entries}) == 3
     meta = io.read_meta(tmp_path / "out")
-    assert meta["options"] == VALUES | {"sampler": "dpmsolver++", "prompt": "a boat", "count": 3}
+    assert meta["options"] == VALUES | {"resolution": None, "sampler": "dpmsolver++", "prompt": "a boat", "count": 3}
 
 
 def test_a_pruned_model_draws(tiny_base, prompts, tmp_path, monkeypatch):
