@@ -83,12 +83,16 @@ def test_clip_from_a_local_folder(judge_folder, batch):
     ("change", "message"),
     [
         ({"clip": "ViT-B-32"}, "neither local-dir:FOLDER nor NAME@PRETRAINED"),
-        ({"clip": "local-dir:none"}, r"none: no open_clip_config\.json"),
-        ({"descriptor": "none"}, r"none: no config\.json"),
+        ({"clip": "local-dir:none"}, r"score\.clip: none: no such folder"),
+        ({"clip": "local-dir:empty"}, r"score\.clip: empty: no open_clip_config\.json"),
+        ({"descriptor": "empty"}, r"score\.descriptor: empty: no config\.json"),
+        ({"features": "owner/name"}, r"score\.features: owner/name: .*not a hub id with its commit"),
     ],
 )
-def test_wrong_networks_are_refused_before_they_load(options, change, message):
+def test_wrong_networks_are_refused_before_they_load(options, change, message, tmp_path, monkeypatch):
     judges.check(options)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         judges.check(options | change)
 
