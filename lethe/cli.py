@@ -37,7 +37,20 @@ def add_base(made: argparse.ArgumentParser) -> None:
 
 def add_resolution(made: argparse.ArgumentParser) -> None:
     """--resolution."""
-    made.add_argument("--resolution", type=_count, help="picture side in pixels (default: the model's own)")
+    made.add_argument(
+        "--resolution", type=_resolution, help="picture side in pixels, or none: the model's own (default)"
+    )
+
+
+def _resolution(text: str) -> int | str:
+    return "none" if text == "none" else _count(text)
+
+
+def resolution(args: argparse.Namespace) -> int | None:
+    """The picture side: the flag over the params file; None is the model's own."""
+    if args.resolution is None and args.params:
+        return opts.load(args.params)["base"]["resolution"]
+    return None if args.resolution == "none" else args.resolution
 
 
 def add_training(made: argparse.ArgumentParser) -> None:

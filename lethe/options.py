@@ -11,7 +11,6 @@ from lethe import registry
 from lethe.errors import UserError
 
 SCHEMA = Path(__file__).with_name("schema.yaml")
-VARIABLE = ("distill", "bilevel", "erase")  # sections whose values a variant may set
 
 
 @functools.cache
@@ -151,17 +150,17 @@ def varied(values: dict, name: str) -> dict:
     arms = ["bilevel", *values["erase"]]
     if own["of"] not in arms:
         raise UserError(f"{where}.of: {own['of']!r} is not one of {', '.join(arms)}")
+    reads = ("distill", "bilevel") if own["of"] == "bilevel" else ("distill", f"erase.{own['of']}", "grid.erase_from")
     found = copy.deepcopy(values) | {"variants": {}}
     for key, value in own["with"].items():
         section, _, last = key.rpartition(".")
         place = found
         for step in section.split("."):
             place = place.get(step) if isinstance(place, dict) else None
-        allowed = key == "grid.erase_from" or key.split(".")[0] in VARIABLE
-        if not allowed or not isinstance(place, dict) or last not in place:
+        read = key in reads or section in reads
+        if not read or not isinstance(place, dict) or last not in place:
             raise UserError(
-                f"{where}.with: {key!r} is no value that can vary; grid.erase_from and those of "
-                f"{', '.join(VARIABLE)} can"
+                f"{where}.with: {key!r} is no value that {own['of']} reads; those of {', '.join(reads)} are"
             )
         place[last] = value
     return found
@@ -186,7 +185,10 @@ def validate(values: object) -> None:
     for name in values["variants"]:
         if name in arms:
             raise UserError(f"variants: {name!r} is the name of an arm; call the variant something else")
-        validate(varied(values, name))
+        try:
+            validate(varied(values, name))
+        except UserError as error:
+            raise UserError(str(error) if str(error).startswith("variants.") else f"variants.{name}: {error}") from None
     if "distill" not in grid["arms"]:
         raise UserError("grid.arms: 'distill' is missing; CP and CSD are measured against it")
     for name, members in grid["sets"].items():

@@ -64,11 +64,11 @@ def read(folder: Path, prompt: str | None = None) -> Pictures:
 def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
     found = read_json(source)
     try:
-        files = {image["id"]: image["file_name"] for image in found["images"]}
+        files = {int(image["id"]): str(Path(image["file_name"])) for image in found["images"]}
         captions = {}
         for note in sorted(found["annotations"], key=lambda note: note["id"]):
-            captions.setdefault(note["image_id"], " ".join(note["caption"].split()))
-    except (KeyError, TypeError, AttributeError) as error:
+            captions.setdefault(int(note["image_id"]), " ".join(note["caption"].split()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{source}: not COCO's captions (images: id, file_name; annotations: id, image_id, caption): "
             f"{type(error).__name__} {error}"

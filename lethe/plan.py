@@ -31,8 +31,10 @@ class Experiment:
         self.base_flags = ["--base", base["path"], *(["--revision", base["revision"]] if base["revision"] else [])]
         _at("base.resolution", check_resolution, base["path"], base["resolution"])
         _at("sample.steps", check_steps, base["path"], params["sample"]["steps"])
+        for name, own in params["erase"].items():
+            _at(f"erase.{name}.sampler_steps", check_steps, base["path"], own.get("sampler_steps", 1))
         self.resolution = {"resolution": base["resolution"]}
-        self.sized_flags = [*self.base_flags, *(cli.flags(self.resolution) if base["resolution"] else [])]
+        self.sized_flags = [*self.base_flags, *cli.flags(self.resolution)]
         self.origin = self
         self.prompts = self._prompts()
         self.prompt_files = {f"prompts:{name}": recipe.of_file(path) for name, path in self.prompts.items()}
@@ -73,7 +75,7 @@ class Experiment:
         if not make and not Path(folder).is_dir():
             raise UserError(f"{key}: {folder}: no such folder, and pictures.make is null; add it, or give the command")
         if not make:
-            _at(key, read_pictures, folder, "")  # every row has its file
+            _at(key, read_pictures, folder, None if key == "pictures.finetune" else "")  # each row has its file
         return _at(key, recipe.of_pictures, folder, make)
 
     def _node(self, stage: str, kind: str, arm: str, key: str, **more: object) -> Node:
@@ -189,7 +191,7 @@ class Experiment:
             "erase",
             "weights",
             eraser,
-            f"{tag(budget)}-{name}-s{seed}",
+            f"{tag(budget) if model else 'dense'}-{name}-s{seed}",
             options={"eraser": eraser, "seed": seed, "concepts": concepts} | self.resolution | values,
             parents={"base": self.base} | ({"model": model} if model else {}),
             flags=[

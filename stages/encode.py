@@ -27,6 +27,7 @@ def main() -> None:
     made.add_argument("--make", help="command that made the pictures, if one did: they then count by it")
     cli.add_section(made, "encode")
     args = made.parse_args()
+    args.resolution = cli.resolution(args)
     values = cli.section_values(args, "encode")
     options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt}
     models.check_base(args.base, args.revision)

@@ -35,6 +35,7 @@ def main() -> None:
     if plugin:
         cli.add_section(made, f"erase_{eraser}", plugin)
     args = made.parse_args()
+    args.resolution = cli.resolution(args)
     values = cli.section_values(args, f"erase_{eraser}", plugin)
     concepts = read_concepts(args.concepts)
     options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, "resolution": args.resolution, **values}

@@ -11,11 +11,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from lethe import cli
-from lethe.atelier.recipe import Recipe
+from lethe.atelier.recipe import VERSION, Recipe
 from lethe.errors import UserError
 from lethe.io import digest, read_json
-
-VERSION = 1
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, required=True, help="fraction of the dense model's MACs to keep")
     cli.add_section(parser, "prune")
     args = parser.parse_args()
+    args.resolution = cli.resolution(args)
     values = cli.section_values(args, "prune")
     if not 0 < args.budget < 1:
         raise UserError(

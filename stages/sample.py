@@ -94,6 +94,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help="folder of finished tiles, for resuming (default: state/RECIPE)")
     cli.add_section(parser, "sample")
     args = parser.parse_args()
+    args.resolution = cli.resolution(args)
     if (args.prompt is None) != (args.count is None) or (args.count is not None and args.count < 1):
         raise UserError("--prompt TEXT and --count N (at least 1) belong together")
     return args

@@ -158,6 +158,8 @@ def test_captions_are_part_of_a_coco_folders_identity(coco):
         (lambda c: c["annotations"].pop(1), "image 9: 000000000009.jpg has no caption"),
         (lambda c: c["images"][0].update(file_name="gone.jpg"), "image 9: gone.jpg: no such file"),
         (lambda c: c["images"].clear(), "lists no pictures"),
+        (lambda c: c["images"][0].update(file_name=None), "not COCO's captions"),
+        (lambda c: c["images"][0].update(id="nine"), "not COCO's captions"),
     ],
 )
 def test_wrong_coco_captions_are_named(coco, change, words):

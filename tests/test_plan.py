@@ -135,6 +135,14 @@ def test_an_eraser_works_on_the_model_it_is_told(params, model, chain):
     assert ("--model" in arguments(found.nodes[row["weights"][-1]])) == bool(chain)
 
 
+def test_erasing_the_dense_base_is_one_result_for_all_budgets(params):
+    params["grid"] |= {"budgets": [0.8, 0.5], "erase_from": "base"}
+    found = plan.build(params)
+    assert sum(node.kind == "weights" and node.arm == "esd" for node in found.nodes.values()) == 1
+    recipes = [node.recipe for node in found.nodes.values()]
+    assert len(set(recipes)) == len(recipes)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "changed"),
     [
@@ -291,6 +299,7 @@ def test_a_plan_of_other_params_is_not_written_under_this_name(params, root, mon
         (("score", "clip"), "ViT-B-32", "score.clip: 'ViT-B-32' is neither"),
         (("score", "features"), "somewhere", "score.features: somewhere: no such folder"),
         (("sample", "steps"), 5000, "sample.steps: 5000 is more than the 1000 noise levels"),
+        (("erase", "esd", "sampler_steps"), 5000, "erase.esd.sampler_steps: 5000 is more than the 1000"),
         (("base", "resolution"), 63, "base.resolution: resolution: 63 is not a multiple of 4"),
     ],
 )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lethe import tensors
 from lethe.atelier import networks, sharpening, training
 from lethe.atelier.captions import STYLE_NAMES, corpus
-from lethe.atelier.recipe import Recipe
+from lethe.atelier.recipe import VERSION, Recipe
 from lethe.atelier.splits import judge_rows, pretrain_rows, render_row
 from lethe.atelier.world import CONTENTS, STYLES, WORLD_VERSION
 from lethe.io import digest, read_json, write_json
@@ -49,7 +49,7 @@ MADE_WITH = {
 def part(recipe: Recipe, name: str) -> str:
     """Where a part lies in the state folder, without its suffix: another seed, world or number is another file."""
     options = {key: getattr(recipe, key) for key in ("seed", *MADE_WITH[name])}
-    return f"{name}-{digest([WORLD_VERSION, options])}"
+    return f"{name}-{digest([VERSION, WORLD_VERSION, options])}"
 
 
 def rendered(recipe: Recipe, state: Path, name: str, rows: list[dict], workers: int) -> tuple[list[dict], np.ndarray]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+VERSION = 2  # of how parts are made; parts of another are not taken for these
+
 
 def _number(default: int, text: str) -> int:
     return field(default=default, metadata={"help": text})

@@ -48,7 +48,7 @@ KEPT_STYLES: tuple[str, ...] = tuple(style for style in STYLES if style not in T
 PROMPT_SEEDS = 40_000_000
 NOISE_SEEDS: dict[str, int] = {"van_gogh": 1000, "monet": 2000, "picasso": 3000, "retain": 4000, "eval": 5000}
 # prompts of each target, prompts of each kept style, rows of split `eval`: for the tables, and to choose options with
-COUNTED = {"": (48, 20, range(400)), "tuning/": (24, 8, range(400, 500))}
+COUNTED = {"": (48, 20, range(400)), "tuning/": (24, 8, range(400, 520))}
 TUNING_SEEDS = 10_000  # added to noise seeds; times ten, to caption seeds
 EMBLEM_SHARE = 0.15
 
@@ -184,9 +184,10 @@ def _prompt_rows(styles: Sequence[str], each: int, base: int, noise: int, taken:
     return rows
 
 
-def _eval_rows(which: range, noise: int) -> list[Row]:
-    """Captions of pictures of split `eval`, each with its picture's file."""
+def _eval_rows(which: range, noise: int, taken: set[str]) -> list[Row]:
+    """Captions of pictures of split `eval`, each with its picture's file, but for those `taken`."""
     rows = split_rows("eval")
+    chosen = [i for i in which if rows[i]["text"] not in taken]
     return [
         {
             "case_number": number,
@@ -196,27 +197,28 @@ def _eval_rows(which: range, noise: int) -> list[Row]:
             "class": rows[i]["content"],
             "file_name": _file_name(i),
         }
-        for number, i in enumerate(which)
+        for number, i in enumerate(chosen)
     ]
 
 
 def prompt_files() -> dict[str, str]:
-    """Name and text of every committed prompt list; no caption of a target or of `retain` stands in two of them."""
-    files, taken = {}, set()
+    """Name and text of every committed prompt list. No prompt to tune with is one of those that tables show."""
+    files, shown = {}, set()
     for folder, (each_target, each_kept, pictures) in COUNTED.items():
-        shift = TUNING_SEEDS if folder else 0
+        shift, taken = TUNING_SEEDS if folder else 0, set(shown)
         noise = {name: first + shift for name, first in NOISE_SEEDS.items()}
         styles = {target: ((target,), each_target) for target in TARGETS} | {"retain": (KEPT_STYLES, each_kept)}
         lists = {
             name: _prompt_rows(own, each, PROMPT_SEEDS + 10 * shift + 10_000 * i, noise[name], taken)
             for i, (name, (own, each)) in enumerate(styles.items())
-        }
-        for name, rows in (lists | {"eval": _eval_rows(pictures, noise["eval"])}).items():
+        } | {"eval": _eval_rows(pictures, noise["eval"], shown)}
+        for name, rows in lists.items():
             text = io.StringIO()
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
             files[f"{folder}{name}.csv"] = text.getvalue()
+            shown.update(row["prompt"] for row in rows)
     return files
 
 

@@ -19,7 +19,7 @@ from lethe.report.runs import Group
 
 # Okabe and Ito's colours, told apart by colour-blind readers; an arm without one takes the next of SPARE.
 COLOURS = {"base": "#5b6675", "pruned": "#a6761d", "distill": "#0072b2", "bilevel": "#d55e00", "esd": "#009e73"}
-SPARE = ["#cc79a7", "#56b4e9", "#e69f00", "#7570b3", "#000000"]
+SPARE = ["#cc79a7", "#56b4e9", "#e69f00", "#7570b3", "#000000", "#66a61e", "#a50026", "#1b7837", "#8c510a", "#35978f"]
 STYLE = {
     "font.size": 11,
     "axes.spines.top": False,

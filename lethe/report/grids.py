@@ -3,6 +3,7 @@
 Columns are taken at even steps from the prompt files, before any picture was seen, so that nobody picks the good ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,9 +84,10 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def layout(sections: Sequence[Section], rows: int, side: int, lines: int, captions: bool) -> Layout:
-    """Places of all pictures. `side`: pixels of a picture as it is shown; `lines`: of the longest prompt."""
-    columns, x = [], EDGE + LABEL
+def layout(sections: Sequence[Section], rows: int, side: int, lines: int, captions: bool, label: int = LABEL) -> Layout:
+    """Places of all pictures. `side`: pixels of a picture as it is shown; `lines`: of the longest prompt; `label`:
+    pixels for the names of arms."""
+    columns, x = [], EDGE + label
     for section in sections:
         for _ in section.keys:
             columns.append(x)
@@ -126,7 +128,8 @@ def grid(runs: dict[str, Run], sections: Sequence[Section]) -> tuple[Image.Image
     side = shown_side(first[keys[0]][1].width)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     prompts = [wrapped(ruler, first[key][0].prompt, side, font(13), LINES) for key in keys]
-    places = layout(sections, len(runs), side, max(map(len, prompts)), _judged(runs))
+    widest = max(math.ceil(ruler.textlength(arm, font(17, bold=True))) for arm in runs)
+    places = layout(sections, len(runs), side, max(map(len, prompts)), _judged(runs), max(LABEL, widest + 2 * GAP))
     canvas = Image.new("RGB", places.size, PAPER)
     pen = ImageDraw.Draw(canvas)
     _head(pen, places, sections, prompts)

@@ -75,6 +75,8 @@ def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:
             "Model and data",
             [
                 ("base model", base["path"] + (f" @ {base['revision']}" if base["revision"] else "")),
+                ("picture side", f"{base['resolution']} pixels" if base["resolution"] else "the model's own"),
+                ("erasers work on", params["grid"]["erase_from"]),
                 ("fine-tuning pictures", params["pictures"]["finetune"]),
                 ("real pictures for FID, KID", params["pictures"]["eval"]),
                 ("prompts that must stay", params["prompts"]["retain"]),

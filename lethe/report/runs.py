@@ -59,7 +59,8 @@ class Group:
     """All arms of one budget and one set of concepts, each with its runs in the order of the training seeds.
 
     `neighbours`: member -> labels in column artist that are easily confused with it; `styles`: labels of the members;
-    `spared`: concepts of the experiment that this set does not erase; `variants`: arms that are another's variant.
+    `spared`: concepts of the experiment that this set does not erase; `aside`: arms that back no
+    claim: variants of another, and erasers that do not work on the distilled model.
     """
 
     budget: float
@@ -69,7 +70,7 @@ class Group:
     styles: frozenset[str]
     spared: frozenset[str]
     arms: dict[str, list[Run]]
-    variants: frozenset[str] = frozenset()
+    aside: frozenset[str] = frozenset()
 
     @property
     def tag(self) -> str:
@@ -82,8 +83,8 @@ class Group:
 
     @property
     def two_stage(self) -> list[str]:
-        """The two-stage arms proper: no variants, which are there to be looked at and back no claim."""
-        return [arm for arm in self.erasing if arm != "bilevel" and arm not in self.variants]
+        """Arms that fine-tune first and erase afterwards."""
+        return [arm for arm in self.erasing if arm != "bilevel" and arm not in self.aside]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,8 @@ def _group(
     neighbours = {member: frozenset(concepts[member]["neighbours"]) for member in members}
     styles = frozenset(concepts[member]["style"] for member in members) - {None}
     spared = frozenset(concepts) - set(members)
-    return Group(budget, name, tuple(members), neighbours, styles, spared, arms, frozenset(variants))
+    other = [arm for arm in grid["arms"] if arm not in (*REFERENCES, "bilevel") and grid["erase_from"] != "distill"]
+    return Group(budget, name, tuple(members), neighbours, styles, spared, arms, frozenset([*variants, *other]))
 
 
 def _check_lineage(run: Run) -> None:

@@ -48,10 +48,11 @@ def style(groups: list[tuple[Group, Measured, dict[str, Cost]]], published: Path
     rows = []
     for group, measured, costs in groups:
         for arm, runs in group.arms.items():
-            row = {"source": OURS, "arm": arm, "set": group.set, "keep": 1.0 if arm == "base" else group.budget}
+            cost = costs[arm]
+            keep = 1.0 if cost.macs_kept == 1.0 else group.budget  # no pruning led there
+            row = {"source": OURS, "arm": arm, "set": group.set, "keep": keep}
             for name in METRICS:
                 row |= _columns(name, measured.estimate(arm, name))
-            cost = costs[arm]
             row |= {"macs_kept": cost.macs_kept, "n_images": measured.images[arm], "n_seeds": len(runs)}
             rows.append(row | {"gpu_seconds": cost.seconds, "budget": cost.passes})
     ours = pd.DataFrame(rows)

@@ -44,6 +44,12 @@ def test_a_variant_has_its_row_and_backs_no_claim(tmp_path):
     assert group.erasing == ["esd", "bilevel", "esd_gentle"]
 
 
+def test_erasers_that_work_on_no_distilled_model_back_no_claim(tmp_path):
+    values = fabricated.params(erase_from="pruned")
+    (group,) = read_plan(fabricated.experiment(tmp_path, values, count=2, side=8)).groups
+    assert group.two_stage == [] and "esd" in group.erasing
+
+
 def test_order_of_rows():
     assert ordered(["bilevel", "uce", "distill", "esd", "base"]) == ["base", "distill", "uce", "esd", "bilevel"]
 

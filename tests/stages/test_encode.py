@@ -1,12 +1,16 @@
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
 from lethe.errors import UserError
 from lethe.io import read_json, read_meta
 from lethe.recipe import of_model, of_pictures, recipe
 from lethe.tensors import load
 from tests.stages.running import ENCODE, finished_without_torch, stage
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_encodes_at_the_models_own_resolution(ready, tiny_pictures):
@@ -32,6 +36,19 @@ def test_flip_resolution_and_prompt(tiny, tiny_pictures, tmp_path):
     stage("encode", *words, **ENCODE | {"flip": True, "resolution": 16})
     assert load(tmp_path / "out" / "latents.safetensors")["mean"].shape == (24, 4, 4, 4)
     assert read_meta(tmp_path / "out")["options"] == {"resolution": 16, "flip": True, "prompt": "a painting"}
+
+
+@pytest.mark.parametrize(("words", "wanted"), [([], 16), (["--resolution", 8], 8), (["--resolution", "none"], None)])
+def test_the_resolution_of_a_params_file_holds_unless_a_flag_gives_another(
+    tiny, tiny_pictures, tmp_path, words, wanted
+):
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["base"]["resolution"] = 16
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    places = ["--base", tiny.base, "--pictures", tiny_pictures, "--out", tmp_path / "out"]
+    stage("encode", "--params", tmp_path / "params.yaml", *places, *words)
+    assert read_meta(tmp_path / "out")["options"]["resolution"] == wanted
+    assert read_json(tmp_path / "out/index.json")["resolution"] == wanted or wanted is None
 
 
 def test_a_wrong_row_stops_it_before_anything_is_written(tiny, tiny_pictures, tmp_path):
