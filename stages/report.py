@@ -14,7 +14,7 @@ from pathlib import Path
 from lethe import cli, options
 from lethe.errors import UserError
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:

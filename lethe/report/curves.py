@@ -59,7 +59,7 @@ def losses(group: Group, path: Path) -> bool:
         columns = min(3, len(logs))
         rows = -(-len(logs) // columns)
         figure, axes = plt.subplots(
-            rows, columns, figsize=(4.6 * columns, 3.4 * rows), squeeze=False, layout="constrained"
+            rows, columns, figsize=(4.6 * columns, 3.7 * rows), squeeze=False, layout="constrained"
         )
         for axis in axes.flat[len(logs) :]:
             axis.remove()
@@ -94,7 +94,8 @@ def _losses(axis: Axes, arm: str, tables: list[pd.DataFrame]) -> None:
     if np.nanmin(values) > 0:
         axis.set_yscale("log")
     axis.set(title=arm, xlabel="step", ylabel="loss")
-    axis.legend(fontsize=9, loc="upper right")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)}
+    axis.legend(fontsize=9, ncols=len(names), columnspacing=1.0, handlelength=1.2, **below)
 
 
 def tradeoff(group: Group, measured: Measured, path: Path) -> bool:
