@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lethe import options as opts
+from lethe import registry
 from lethe.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,13 +71,22 @@ def early(key: str, section: str | None = None) -> str | None:
     return opts.load(found.params)[section][key] if value is None and section and found.params else value
 
 
-def add_section(made: argparse.ArgumentParser, section: str, plugin: tuple[str, str] | None = None) -> None:
+def add_section(made: argparse.ArgumentParser, section: str, *plugins: tuple[str, str] | None) -> None:
     """One flag a key of a params section, with the schema's type and description."""
-    rules = opts.section_schema(section, plugin)
+    rules = opts.section_schema(section, *plugins)
     group = made.add_argument_group(f"values of section {section}")
     for key, rule in rules["properties"].items():
         help_text = rule.get("description", "").replace("%", "%%")
         group.add_argument(flag(key), dest=f"value_{key}", metavar="VALUE", type=_value, default=None, help=help_text)
+
+
+def early_plugins(section: str) -> list[tuple[str, str] | None]:
+    """The plug-ins that a section's flags or the params file choose, before flags are parsed."""
+    found = []
+    for key, package in opts.CHOICES[section].items():
+        name = early(key, section)
+        found.append((package, registry.check(package, name)) if name else None)
+    return found
 
 
 def flag(key: str) -> str:
@@ -108,9 +118,9 @@ def _value(text: str) -> object:
         return text
 
 
-def section_values(args: argparse.Namespace, section: str, plugin: tuple[str, str] | None = None) -> dict:
+def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, str] | None) -> dict:
     """The section's values: flags over the params file. Raises UserError for a missing or illegal one."""
-    rules = opts.section_schema(section, plugin)
+    rules = opts.section_schema(section, *plugins)
     values = {}
     if args.params:
         found = opts.load(args.params)

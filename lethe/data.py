@@ -1,10 +1,11 @@
 """Latents and caption embeddings, computed once; batches of them, each a pure function of its generator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from lethe import models, tensors
 from lethe.errors import UserError
 from lethe.io import digest, read_json, write_json
 from lethe.pictures import Pictures
+from lethe.wording import end_token, token_mask
 
 LATENTS, CAPTIONS, INDEX = "latents.safetensors", "captions.safetensors", "index.json"
 TILE = 16  # pictures encoded together; a constant, so that no setting of the machine changes a latent
@@ -32,13 +34,21 @@ def fit(picture: Image.Image, side: int) -> torch.Tensor:
 
 
 def encode(
-    pictures: Pictures, base: SimpleNamespace, folder: Path, resolution: int, flip: bool, device: torch.device
+    pictures: Pictures,
+    base: SimpleNamespace,
+    folder: Path,
+    resolution: int,
+    flip: bool,
+    device: torch.device,
+    anchors: Sequence[str] | None = None,
 ) -> None:
     """Writes latents.safetensors, captions.safetensors and index.json into `folder`.
 
     `base` holds vae, tokenizer and text_encoder. "mean" and "std" are those of the VAE's posterior, in the U-Net's
     units: (mean - shift_factor) * scaling_factor and std * scaling_factor. Flipped copies follow after all rows.
-    Each caption is encoded once, and the empty one. Raises UserError naming the row of a picture that is not readable.
+    Each caption is encoded once, and the empty one. `anchors` are the captions with the concept taken out, one a row;
+    with them go the place of the concept's tokens in each caption, and of its end token.
+    Raises UserError naming the row of a picture that is not readable.
     """
     count, side = len(pictures), models.latent_side(resolution, models.vae_scale(base.vae))
     shape = (count * (1 + flip), base.vae.config.latent_channels, side, side)
@@ -51,22 +61,35 @@ def encode(
     for array in arrays.values():
         array.flush()
 
-    captions = list(dict.fromkeys(pictures.captions))
-    place = {text: index for index, text in enumerate(captions)}
-    tiles = [captions[start : start + TILE] for start in range(0, len(captions), TILE)]
-    embeddings = [models.encode_prompts(base.tokenizer, base.text_encoder, tile).half().cpu() for tile in tiles]
-    empty = models.encode_prompts(base.tokenizer, base.text_encoder, [""]).half().cpu()
-    tensors.save(folder / CAPTIONS, {"embeddings": torch.cat(embeddings), "empty": empty})
-    write_json(
-        folder / INDEX,
-        {
-            "files": pictures.files,
-            "captions": captions,
-            "caption": [place[text] for text in pictures.captions],
-            "flip": flip,
-            "resolution": resolution,
-        },
-    )
+    captions = _encode_captions(base, pictures.captions, anchors, folder / CAPTIONS)
+    write_json(folder / INDEX, {"files": pictures.files, **captions, "flip": flip, "resolution": resolution})
+
+
+def _encode_captions(
+    base: SimpleNamespace, captions: Sequence[str], anchors: Sequence[str] | None, path: Path
+) -> dict[str, list]:
+    """Writes captions.safetensors; returns the captions and, for each row, the index of its own and of its anchor."""
+    texts = list(dict.fromkeys(captions))
+    others = [text for text in dict.fromkeys(anchors or []) if text not in set(texts)]
+    place = {text: index for index, text in enumerate([*texts, *others])}
+    empty = _embed(base, [""])
+    found = {"embeddings": torch.cat([_embed(base, part) for part in (texts, others) if part]), "empty": empty}
+    index = {"captions": [*texts, *others], "caption": [place[text] for text in captions]}
+    if anchors is not None:
+        pairs, length = list(zip(captions, anchors, strict=True)), empty.shape[1]
+        masks = {pair: token_mask(base.tokenizer, *pair, length) for pair in dict.fromkeys(pairs)}
+        found["mask"] = torch.tensor([masks[pair] for pair in pairs], dtype=torch.uint8)
+        ends = {text: end_token(base.tokenizer, text, length) for text in texts}
+        found["end"] = torch.tensor([ends[text] for text in captions])
+        index["anchor"] = [place[text] for text in anchors]
+    tensors.save(path, found)
+    return index
+
+
+def _embed(base: SimpleNamespace, texts: Sequence[str]) -> torch.Tensor:
+    """[len(texts), L, D] float16 on the CPU."""
+    tiles = [list(texts[start : start + TILE]) for start in range(0, len(texts), TILE)]
+    return torch.cat([models.encode_prompts(base.tokenizer, base.text_encoder, tile).half().cpu() for tile in tiles])
 
 
 def _batches(pictures: Pictures, side: int) -> Iterator[tuple[range, torch.Tensor]]:
@@ -115,6 +138,16 @@ def shares(total: int, parts: int, step: int) -> list[int]:
     return [base + (part in lucky) for part in range(parts)]
 
 
+class Drawn(NamedTuple):
+    """Rows of an encode result on its device, float32. The last three are None without anchors."""
+
+    latents: torch.Tensor  # [B, C, h, w]
+    text: torch.Tensor  # [B, L, D]
+    anchor: torch.Tensor | None  # [B, L, D], of the caption with the concept taken out
+    mask: torch.Tensor | None  # [B, L], 1 at the concept's tokens of the caption, 0 elsewhere
+    end: torch.Tensor | None  # [B] long, place of the caption's end token
+
+
 @dataclass(frozen=True)
 class Encoded:
     """An encode result. Tensors stay on the CPU, mapped from the file; batches go to `device`."""
@@ -125,19 +158,31 @@ class Encoded:
     empty: torch.Tensor  # [1, L, D] float32, on `device`
     caption: torch.Tensor  # [N] long: row -> caption
     device: torch.device
+    anchor: torch.Tensor | None = None  # [N] long: row -> its caption with the concept taken out
+    mask: torch.Tensor | None = None  # [N, L] uint8, 1 at the concept's tokens of a row's caption
+    end: torch.Tensor | None = None  # [N] long, place of the end token in a row's caption
+    folder: Path | None = None  # where it was read
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "Encoded":
-        """Raises UserError if a file is missing, not whole, or does not fit the others."""
+        """Raises UserError if a file is missing, not whole, or does not fit the others.
+
+        Pictures encoded without an anchor, the fine-tuning pictures for one, have no anchor, mask and end.
+        """
         folder = Path(folder)
         index = read_json(folder / INDEX)
         latents, captions = tensors.load(folder / LATENTS), tensors.load(folder / CAPTIONS)
-        rows = torch.tensor(index["caption"] * (1 + index["flip"]))
-        fits = len(latents["mean"]) == len(latents["std"]) == len(rows) > 0
-        if not fits or int(rows.max()) >= len(captions["embeddings"]):
+        copies = 1 + index["flip"]
+        rows = {key: torch.tensor(index[key] * copies) for key in ("caption", "anchor") if key in index}
+        last = max(int(part.max()) for part in rows.values())
+        whole = {"mask", "end"} <= captions.keys() or "anchor" not in index
+        rows |= {key: torch.cat([captions[key]] * copies) for key in ("mask", "end") if key in captions}
+        fits = {len(latents["mean"])} == {len(latents["std"]), *map(len, rows.values())}
+        if not fits or not whole or last >= len(captions["embeddings"]):
             raise UserError(f"{folder}: its files do not belong together; delete it and run encode again")
         empty = captions["empty"].float().to(device)
-        return cls(latents["mean"], latents["std"], captions["embeddings"], empty, rows, device)
+        latents = latents["mean"], latents["std"]
+        return cls(*latents, captions["embeddings"], empty, device=device, folder=folder, **rows)
 
     def check(self, unet: torch.nn.Module, where: str, like: "Encoded") -> None:
         """Raises UserError if latents or embeddings are not what the U-Net takes, or have another size than `like`."""
@@ -157,21 +202,36 @@ class Encoded:
                 "with the same base model and resolution"
             )
 
-    def batch(self, draws: torch.Generator, count: int, dropout: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents [count, C, h, w], drawn from the posterior, and caption embeddings [count, L, D], both float32.
+    def rows(self, draws: torch.Generator, count: int) -> torch.Tensor:
+        """`count` rows, drawn with replacement."""
+        return torch.randint(len(self.caption), (count,), generator=draws)
 
-        Rows are drawn with replacement; a share `dropout` of captions is the empty one. All draws are made on the CPU:
-        the same batch on any device.
+    def captions(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `Drawn` has beside latents: text, anchor, mask and end of these rows."""
+        text = to_device(self.embeddings[self.caption[rows]].float(), self.device)
+        if self.anchor is None:
+            return text, None, None, None
+        others = self.embeddings[self.anchor[rows]].float(), self.mask[rows].float(), self.end[rows]
+        return text, *(to_device(value, self.device) for value in others)
+
+    def batch(self, draws: torch.Generator, count: int, dropout: float = 0.0) -> Drawn:
+        """`count` rows, their latents drawn from the posterior.
+
+        A share `dropout` of captions is the empty one, in which there is no concept. All draws are made on the CPU: the
+        same batch on any device.
         """
-        rows = torch.randint(len(self.caption), (count,), generator=draws)
+        rows = self.rows(draws, count)
         drop = torch.rand(count, generator=draws) < dropout
         noise = torch.randn((count, *self.mean.shape[1:]), generator=draws)
-        latents = torch.addcmul(self.mean[rows], self.std[rows], noise)
-        text = self.embeddings[self.caption[rows]].float()
-        latents, text = to_device(latents, self.device), to_device(text, self.device)
+        latents = to_device(torch.addcmul(self.mean[rows], self.std[rows], noise), self.device)
+        text, anchor, mask, end = self.captions(rows)
         if dropout:
-            text = torch.where(to_device(drop, self.device)[:, None, None], self.empty, text)
-        return latents, text
+            drop = to_device(drop, self.device)
+            text = torch.where(drop[:, None, None], self.empty, text)
+            if anchor is not None:
+                anchor = torch.where(drop[:, None, None], self.empty, anchor)
+                mask, end = mask * ~drop[:, None], torch.where(drop, 1, end)  # token 0 is the start, 1 the end
+        return Drawn(latents, text, anchor, mask, end)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

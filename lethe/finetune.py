@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from lethe import losses, models
-from lethe.data import Encoded, generator, shares, to_device
+from lethe.data import Encoded, generator, to_device
+from lethe.errors import UserError
 from lethe.loop import Training
 from lethe.losses import Schedule
 from lethe.record import Budget
@@ -21,14 +24,25 @@ Loss = Callable[[nn.Module, int], tuple[Tensor, dict[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Noised latents with their captions, float32, on the device."""
+    """Noised latents with their captions, float32, on the device.
 
-    latents: Tensor  # [B, C, h, w], z
-    noise: Tensor  # [B, C, h, w]
+    States of a sampler have no latents and no noise of their own. Captions that were encoded without an anchor have no
+    anchor, mask and end.
+    """
+
+    latents: Tensor | None  # [B, C, h, w], z
+    noise: Tensor | None  # [B, C, h, w]
     noisy: Tensor  # [B, C, h, w], z_t
     t: Tensor  # [B] long
     text: Tensor  # [B, L, D]
     null: Tensor  # [1, L, D], of the empty caption
+    anchor: Tensor | None = None  # [B, L, D], of each caption with the concept taken out
+    mask: Tensor | None = None  # [B, L], 1 at the concept's tokens of the caption, 0 elsewhere
+    end: Tensor | None = None  # [B] long, place of the caption's end token
+
+
+# Where the upper level's batches come from: its step number k -> its batch, a pure function.
+Source = Callable[[int], Batch]
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Setting:
     data: Encoded
     concepts: list[Encoded]
     schedule: Schedule
+    scheduler: Mapping  # configuration of the base model's scheduler
 
 
 def prepare(
@@ -50,8 +65,11 @@ def prepare(
     options: Mapping,
     device: torch.device,
     concepts: Mapping[str, Path] | None = None,
+    teacher: Path | None = None,
 ) -> Setting:
     """Loads and checks everything. `options` is the section `distill`; folders are results of prune and encode.
+
+    The teacher is the base model's U-Net, or that of a weights folder such as a result of erase.
 
     Raises UserError if a folder is damaged, or if latents or captions are not what the networks take.
     """
@@ -60,12 +78,14 @@ def prepare(
     encoded = {name: Encoded.load(folder, device) for name, folder in sources.items()}
     for name, found in encoded.items():
         found.check(student, f"{sources[name]} ({name})", like=encoded["data"])
-    loaded = models.load_base(base, revision, ["unet", "scheduler"])
+    loaded = models.load_base(base, revision, ["scheduler", *([] if teacher else ["unet"])])
+    frozen = models.load_unet(teacher).requires_grad_(False) if teacher else loaded.unet
     # A frozen network needs no float32 copy of its weights, which autocast would cast anew at every step.
     dtype = torch.bfloat16 if options["precision"] == "bfloat16" else torch.float32
     schedule = losses.schedule(loaded.scheduler, options["snr_gamma"], options["min_snr_v"], device)
     student = student.to(device).requires_grad_(True).train()
-    return Setting(loaded.unet.to(device, dtype), student, encoded.pop("data"), list(encoded.values()), schedule)
+    own = encoded.pop("data")
+    return Setting(frozen.to(device, dtype), student, own, list(encoded.values()), schedule, loaded.scheduler.config)
 
 
 def draw(
@@ -73,10 +93,16 @@ def draw(
 ) -> Batch:
     """`counts[i]` pictures of `sources[i]`, noised at timesteps uniform over the schedule, each its own."""
     parts = [source.batch(draws, count, dropout) for source, count in zip(sources, counts, strict=True) if count]
-    latents, text = (torch.cat(column) for column in zip(*parts, strict=True))
+    latents, text, *more = joined(parts)
     noise = to_device(torch.randn(latents.shape, generator=draws), latents.device)
     t = to_device(torch.randint(len(schedule), (len(latents),), generator=draws), latents.device)
-    return Batch(latents, noise, schedule.noised(latents, noise, t), t, text, sources[0].empty)
+    return Batch(latents, noise, schedule.noised(latents, noise, t), t, text, sources[0].empty, *more)
+
+
+def joined(parts: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
+    """Columns of several sources one after the other; None where a source has none."""
+    columns = zip(*parts, strict=True)
+    return [None if any(part is None for part in column) else torch.cat(column) for column in columns]
 
 
 def answer(student: nn.Module, noisy: Tensor, t: Tensor, text: Tensor, budget: Budget) -> Tensor:
@@ -122,26 +148,33 @@ def precision(name: str, device: torch.device) -> torch.autocast:
 def lower(teacher: nn.Module, data: Encoded, schedule: Schedule, options: Mapping, seed: int, budget: Budget) -> Loss:
     """L_ft = w_diff L_diff + w_out L_outKD + w_feat L_featKD (arXiv 2412.15341), as a closure over step numbers.
 
-    The teacher is asked once, and only if a weight needs it; features are collected only if w_feat > 0.
-    `options` is the section `distill`.
+    The teacher is asked once a step number, however many students answer to it, and only if a weight needs it; features
+    are collected only if w_feat > 0. `options` is the section `distill`.
     """
     w_diff, w_out, w_feat = options["w_diff"], options["w_out"], options["w_feat"]
+    wanted = w_feat > 0
+
+    @lru_cache(maxsize=1)
+    def asked(k: int) -> tuple[Batch, Tensor | None, dict[str, Tensor]]:
+        """The batch of a step, and the teacher's output and features on it."""
+        batch = draw([data], [options["batch"]], schedule, generator(seed, "lower", k), options["caption_dropout"])
+        if not (w_out or w_feat):
+            return batch, None, {}
+        with features(teacher, wanted) as theirs:
+            return batch, ask(teacher, batch.noisy, batch.t, batch.text, budget), theirs
 
     def loss(student: nn.Module, k: int) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = draw([data], [options["batch"]], schedule, generator(seed, "lower", k), options["caption_dropout"])
-        terms, wanted = {}, w_feat > 0
+        batch, theirs, taught = asked(k)
+        terms = {}
         with precision(options["precision"], data.device), features(student, wanted) as own:
             output = answer(student, batch.noisy, batch.t, batch.text, budget)
         if w_diff:
             target = schedule.target(batch.latents, batch.noise, batch.t)
             terms["diff"] = losses.diffusion(output, target, schedule.weight[batch.t])
-        if w_out or w_feat:
-            with features(teacher, wanted) as theirs:
-                target = ask(teacher, batch.noisy, batch.t, batch.text, budget)
-            if w_out:
-                terms["out"] = losses.mean_square(output, target)
-            if w_feat:
-                terms["feat"] = losses.features(own, theirs)
+        if w_out:
+            terms["out"] = losses.mean_square(output, theirs)
+        if w_feat:
+            terms["feat"] = losses.features(own, taught)
         weights = {"diff": w_diff, "out": w_out, "feat": w_feat}
         total = sum(weights[name] * term for name, term in terms.items())
         return total, {"loss": total} | terms
@@ -150,27 +183,54 @@ def lower(teacher: nn.Module, data: Encoded, schedule: Schedule, options: Mappin
 
 
 def upper(
-    teacher: nn.Module,
-    concepts: Sequence[Encoded],
-    suppression: Callable,
-    schedule: Schedule,
-    options: Mapping,
-    seed: int,
-    budget: Budget,
+    setting: Setting, source: Source, suppression: ModuleType, options: Mapping, seed: int, budget: Budget
 ) -> Loss:
-    """L_CU: a suppression's loss on noised pictures of the concepts, which share a batch equally.
+    """L_CU: a suppression's loss on the source's batches. With `retain_weight` w > 0 it is
 
-    `options` is the sections `distill` and `bilevel` together.
+        L_CU + w mean (f(z_t, t, c) - f_T(z_t, t, c))^2
+
+    whose second term is on `upper_batch` noised fine-tuning pictures, drawn apart from all else. `suppression` is a
+    module of lethe/suppressions; `options` is the sections `distill` and `bilevel` together.
+    Raises UserError if concepts lack what the suppression needs.
     """
+    check_needs(suppression, options, setting.concepts)
+    weight = options["retain_weight"]
 
     def loss(student: nn.Module, k: int) -> tuple[Tensor, dict[str, Tensor]]:
-        counts = shares(options["upper_batch"], len(concepts), k)
-        batch = draw(concepts, counts, schedule, generator(seed, "upper", k))
+        batch = source(k)
         with precision(options["precision"], batch.noisy.device):
-            value = suppression(student, teacher, batch, options["eta"], budget)
-        return value, {"upper": value}
+            value = suppression.loss(student, setting.teacher, batch, options, budget)
+        if not weight:
+            return value, {"upper": value}
+        kept = draw([setting.data], [options["upper_batch"]], setting.schedule, generator(seed, "retain", k))
+        with precision(options["precision"], kept.noisy.device):
+            output = answer(student, kept.noisy, kept.t, kept.text, budget)
+        retain = losses.mean_square(output, ask(setting.teacher, kept.noisy, kept.t, kept.text, budget))
+        total = value + weight * retain
+        return total, {"upper": total, "suppress": value, "retain": retain}
 
     return loss
+
+
+def check_needs(suppression: ModuleType, options: Mapping, concepts: Sequence[Encoded]) -> None:
+    """Raises UserError if a suppression needs captions with the concept taken out, or the place of its tokens, and a
+    concept's pictures were encoded without an anchor, or with one that takes nothing out."""
+    needs = suppression.needs(options) if hasattr(suppression, "needs") else getattr(suppression, "NEEDS", [])
+    if not needs:
+        return
+    name = suppression.__name__.rpartition(".")[2]
+    for concept in concepts:
+        where = concept.folder or "a concept's pictures"
+        if concept.mask is None:
+            raise UserError(
+                f"{where}: has no captions without the concept, which suppression {name} needs; encode the pictures "
+                "again with --prompt and --anchor"
+            )
+        if not concept.mask.any():
+            raise UserError(
+                f"{where}: every caption is the same without the concept, so suppression {name} has nothing to do; "
+                "give another anchor, or captions that name the concept, and encode the pictures again"
+            )
 
 
 def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
@@ -188,6 +248,11 @@ def warm(lr: float, warmup: int, k: int) -> float:
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, clip_norm: float | None = None) -> None:
     """Backward, clipping, one optimiser step; gradients are freed."""
     loss.backward()
+    advance(optimizer, lr, clip_norm)
+
+
+def advance(optimizer: torch.optim.Optimizer, lr: float, clip_norm: float | None = None) -> None:
+    """Clipping and one optimiser step with the gradients that are there; they are freed."""
     if clip_norm is not None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
     for group in optimizer.param_groups:

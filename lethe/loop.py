@@ -99,7 +99,8 @@ def run(
         if progress.step % every == 0 or progress.step == steps:
             _check(bad, training)
             row = {name: sums[name].item() / progress.counts[name] for name in sums}
-            progress.rows.append({"step": progress.step} | row)
+            spent = {"passes": sum(budget.passes for budget in budgets.values())}
+            progress.rows.append({"step": progress.step} | row | spent)
             sums.clear()
             progress.counts.clear()
             write_text(keeping.folder / LOG, log_text(progress.rows))
@@ -116,12 +117,12 @@ def run(
 
 
 def log_text(rows: list[dict[str, float]]) -> str:
-    """log.csv: step, then the losses in order of appearance; empty where a row has none."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """log.csv: step, the losses in order of appearance, empty where a row has none, and the passes spent so far."""
+    columns = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "passes")
     text = io.StringIO()
     writer = csv.DictWriter(text, columns or ["step"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: v if k == "step" else f"{v:.6g}" for k, v in row.items()} for row in rows)
+    writer.writerows({k: v if isinstance(v, int) else f"{v:.6g}" for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -132,7 +133,7 @@ def forget(keeping: Keeping) -> None:
 
 def _say(bar: tqdm, progress: Progress, steps: int, seconds: float) -> None:
     row = progress.rows[-1]
-    losses = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step")
+    losses = " ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("step", "passes"))
     if bar.disable:
         print(f"step {progress.step}/{steps} {losses} ({seconds:.0f} s)", flush=True)
     else:

@@ -1,7 +1,6 @@
 """Models on disk and in memory: the base pipeline's parts, and pruned U-Nets with their strict loader.
 
-A pruned U-Net is stock diffusers weights plus `pruning.json`, which names per layer the units that were kept. `cut` is
-the only surgery: the pruner applies it to weights, the loader to an empty skeleton, so the two cannot disagree.
+A pruned U-Net is stock diffusers weights plus `pruning.json`, which names per layer the units that were kept.
 torch and diffusers are imported inside functions, so that a stage can check its inputs before it pays for them.
 """
 
@@ -195,13 +194,18 @@ def save_unet(unet: UNet2DConditionModel, pruning: dict | None, folder: Path) ->
 
 def _pruning_text(pruning: dict) -> str:
     """JSON with one line a layer: the lists of kept units are long."""
+    if not pruning["layers"]:
+        return json.dumps(pruning, indent=2) + "\n"
     layers = ",\n".join(f"    {json.dumps(name)}: {json.dumps(layer)}" for name, layer in pruning["layers"].items())
     head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in pruning.items() if key != "layers")
     return "{\n" + head + '  "layers": {\n' + layers + "\n  }\n}\n"
 
 
 def read_pruning(folder: Path) -> dict:
-    """A weights folder's `pruning.json`: budget, macs, ..., and "layers": {path: {kind, total, kept}}."""
+    """A weights folder's `pruning.json`: budget, macs, ..., and "layers": {path: {kind, total, kept}}.
+
+    "removed" lists blocks that the base model has and this U-Net's config.json has not.
+    """
     return read_json(Path(folder) / "unet" / PRUNING)
 
 
@@ -214,18 +218,15 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     import torch
     from diffusers import UNet2DConditionModel
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from lethe.cutting import cut
 
     folder = Path(folder)
     _check_files(folder)
     config = read_json(folder / "unet" / "config.json")
     layers = read_pruning(folder)["layers"] if (folder / "unet" / PRUNING).is_file() else {}
     try:
-        state = {}
-        for file in _weight_files(folder / "unet", WEIGHTS["unet"]):
-            _check_safetensors(file)
-            # a copy: the file's own bytes are mapped without alignment, and may be replaced while we run
-            state |= {key: value.to(torch.float32, copy=True) for key, value in load_file(file).items()}
+        state = read_state(folder / "unet")
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(config)
         cut(unet, layers)
@@ -235,6 +236,25 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
             f"{folder}: weights, config.json and {PRUNING} do not fit: {' '.join(str(error).split())[:300]}"
         ) from None
     return unet.eval()
+
+
+def check_weights(folder: Path) -> None:
+    """Raises UserError if a folder unet/ lacks its weights, or they are not whole; imports no torch."""
+    for file in _weight_files(folder, WEIGHTS["unet"]):
+        _check_safetensors(file)
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder unet/, in float32 on the CPU. Raises UserError if a file is missing or not whole."""
+    import torch
+    from safetensors.torch import load_file
+
+    check_weights(folder)
+    state = {}
+    for file in _weight_files(folder, WEIGHTS["unet"]):
+        # a copy: the file's own bytes are mapped without alignment, and may be replaced while we run
+        state |= {key: value.to(torch.float32, copy=True) for key, value in load_file(file).items()}
+    return state
 
 
 def _check_files(folder: Path) -> None:
@@ -255,73 +275,6 @@ def _check_files(folder: Path) -> None:
             raise UserError(
                 f"{folder / name}: sha256 is not the one in {META}: changed or damaged; delete the folder and run again"
             )
-
-
-def cut(unet: nn.Module, layers: dict[str, dict]) -> None:
-    """Keeps only the units that `layers` names, in place: {path: {"kind", "total", "kept": [index, ...]}}.
-
-    kind "ffn": neurons of a FeedForward; "heads": whole heads of an Attention; "resnet": inner channels of a
-    ResnetBlock2D, equally many from each group of norm2. Raises ValueError if a layer is not as recorded.
-    """
-    import torch
-
-    for path, layer in layers.items():
-        module, kept = unet.get_submodule(path), torch.tensor(layer["kept"], dtype=torch.long)
-        if units(module, layer["kind"]) != layer["total"] or not len(kept) or int(kept.max()) >= layer["total"]:
-            raise ValueError(
-                f"{path} has {units(module, layer['kind'])} units of kind {layer['kind']}, not {layer['total']}"
-            )
-        if layer["kind"] == "resnet":
-            share = kept * module.norm2.num_groups // layer["total"]  # the norm group of each channel
-            if len(set(torch.bincount(share, minlength=module.norm2.num_groups).tolist())) > 1:
-                raise ValueError(f"{path}: unequal numbers of channels kept in the groups of norm2")
-        width = channels(module, layer["kind"])
-        rows = torch.arange(width).view(layer["total"], -1)[kept].flatten()
-        for part, dim in members(module, layer["kind"]):
-            repeats = part.weight.shape[dim] // width  # GEGLU and scale-shift: two halves of the same units
-            _keep(part, dim, torch.cat([rows + width * r for r in range(repeats)]))
-        if layer["kind"] == "heads":
-            module.heads = module.sliceable_head_dim = len(kept)
-            module.inner_dim = module.inner_kv_dim = len(rows)
-
-
-def members(module: nn.Module, kind: str) -> list[tuple[nn.Module, int]]:
-    """The layers that lose weights with a unit of `module`, each with the dimension of its weight that shrinks."""
-    if kind == "ffn":
-        return [(module.net[0].proj, 0), (module.net[2], 1)]
-    if kind == "heads":
-        return [(module.to_q, 0), (module.to_k, 0), (module.to_v, 0), (module.to_out[0], 1)]
-    if kind == "resnet":
-        times = [(module.time_emb_proj, 0)] if module.time_emb_proj is not None else []
-        return [(module.conv1, 0), *times, (module.norm2, 0), (module.conv2, 1)]
-    raise ValueError(f"unknown kind of layer {kind!r}")
-
-
-def channels(module: nn.Module, kind: str) -> int:
-    """Inner width in channels."""
-    part, dim = members(module, kind)[-1]
-    return part.weight.shape[dim]
-
-
-def units(module: nn.Module, kind: str) -> int:
-    """Inner width in units that can be removed: neurons, heads, channels."""
-    return module.heads if kind == "heads" else channels(module, kind)
-
-
-def _keep(module: nn.Module, dim: int, index: Tensor) -> None:
-    """Selects rows (dim 0: outputs, with the bias) or columns (dim 1: inputs) of a layer, and its width attributes."""
-    from torch import nn
-
-    index = index.to(module.weight.device)
-    for name in ("weight", "bias") if dim == 0 else ("weight",):
-        old = getattr(module, name)
-        if old is not None:
-            new = old.detach().index_select(dim, index)
-            setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
-    names = ("out_features", "out_channels", "num_channels") if dim == 0 else ("in_features", "in_channels")
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, len(index))
 
 
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> Tensor:

@@ -1,6 +1,5 @@
 """params.yaml: read, checked, refused in one line. The schema is `lethe/schema.yaml`."""
 
-import copy
 import functools
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import yaml
 
 from lethe import registry
 from lethe.errors import UserError
+from lethe.variation import CHOICES, check_names, points, varied
 
 SCHEMA = Path(__file__).with_name("schema.yaml")
 
@@ -19,11 +19,11 @@ def schema() -> dict:
     return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
 
 
-def section_schema(section: str, plugin: tuple[str, str] | None = None) -> dict:
-    """Schema of one section, with the options of a plug-in ("erasers", "esd") merged in, unknown keys refused."""
+def section_schema(section: str, *plugins: tuple[str, str] | None) -> dict:
+    """Schema of one section, with the options of plug-ins ("erasers", "esd") merged in; unknown keys refused."""
     found = dict(schema()["properties"].get(section, {"type": "object"}))
     properties, required = dict(found.get("properties", {})), list(found.get("required", []))
-    if plugin:
+    for plugin in filter(None, plugins):
         own = registry.literal(*plugin, "OPTIONS")
         properties |= own
         required += list(own)
@@ -38,12 +38,20 @@ def section_schema(section: str, plugin: tuple[str, str] | None = None) -> dict:
     )
 
 
-def plugin_of(section: str, values: dict) -> tuple[str, str] | None:
-    """The plug-in whose options a section carries: the solver of `bilevel`."""
-    if section == "bilevel" and isinstance(values.get("solver"), str):
-        registry.check("solvers", values["solver"])
-        return ("solvers", values["solver"])
-    return None
+def plugins_of(section: str, values: dict) -> list[tuple[str, str]]:
+    """The plug-ins whose options a section carries, such as the solver and the suppression of `bilevel`."""
+    found = []
+    for key, package in CHOICES.get(section, {}).items():
+        if isinstance(values.get(key), str):
+            found.append((package, _known(section, key, package, values[key])))
+    return found
+
+
+def _known(section: str, key: str, package: str, name: str) -> str:
+    try:
+        return registry.check(package, name)
+    except UserError as error:
+        raise UserError(f"{section}.{key}: {error}") from None
 
 
 def check(values: object, rules: dict, where: str) -> None:
@@ -141,54 +149,17 @@ def check_losses(distill: dict) -> None:
         raise UserError("distill: w_diff, w_out and w_feat are all 0; give at least one of them a weight")
 
 
-def varied(values: dict, name: str) -> dict:
-    """The experiment whose arm `variants.<name>.of` is that variant: its values set, and no variants.
-
-    Raises UserError for an arm that cannot vary and for a key that the experiment does not have.
-    """
-    own, where = values["variants"][name], f"variants.{name}"
-    arms = ["bilevel", *values["erase"]]
-    if own["of"] not in arms:
-        raise UserError(f"{where}.of: {own['of']!r} is not one of {', '.join(arms)}")
-    reads = ("distill", "bilevel") if own["of"] == "bilevel" else ("distill", f"erase.{own['of']}", "grid.erase_from")
-    found = copy.deepcopy(values) | {"variants": {}}
-    for key, value in own["with"].items():
-        section, _, last = key.rpartition(".")
-        place = found
-        for step in section.split("."):
-            place = place.get(step) if isinstance(place, dict) else None
-        read = key in reads or section in reads
-        if not read or not isinstance(place, dict) or last not in place:
-            raise UserError(
-                f"{where}.with: {key!r} is no value that {own['of']} reads; those of {', '.join(reads)} are"
-            )
-        place[last] = value
-    return found
-
-
 def validate(values: object) -> None:
     """Checks a whole experiment: types, ranges, plug-ins, and the names that sections use of each other."""
     check(values, schema(), "")
     check_losses(values["distill"])
-    check(values["bilevel"], section_schema("bilevel", plugin_of("bilevel", values["bilevel"])), "bilevel")
-    registry.check("criteria", values["prune"]["criterion"])
-    registry.check("suppressions", values["bilevel"]["suppression"])
+    for section in CHOICES:
+        check(values[section], section_schema(section, *plugins_of(section, values[section])), section)
     for name, own in values["erase"].items():
         registry.check("erasers", name)
         check(own, section_schema("erase_" + name, ("erasers", name)), f"erase.{name}")
-    grid, arms = values["grid"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")]
-    for arm in grid["arms"]:
-        if arm not in arms:
-            raise UserError(f"grid.arms: {arm!r} is not one of {', '.join(arms)}")
-        if arm in registry.names("erasers") and arm not in values["erase"]:
-            raise UserError(f"grid.arms: {arm!r} is asked for but erase.{arm} is missing")
-    for name in values["variants"]:
-        if name in arms:
-            raise UserError(f"variants: {name!r} is the name of an arm; call the variant something else")
-        try:
-            validate(varied(values, name))
-        except UserError as error:
-            raise UserError(str(error) if str(error).startswith("variants.") else f"variants.{name}: {error}") from None
+    grid = values["grid"]
+    _check_arms(values, grid["arms"], "grid.arms")
     if "distill" not in grid["arms"]:
         raise UserError("grid.arms: 'distill' is missing; CP and CSD are measured against it")
     for name, members in grid["sets"].items():
@@ -196,3 +167,32 @@ def validate(values: object) -> None:
             if member not in values["concepts"]:
                 known = ", ".join(values["concepts"])
                 raise UserError(f"grid.sets.{name}: {member!r} is not one of the concepts: {known}")
+    check_names(values["tables"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")])
+    for name, table in values["tables"].items():
+        _check_table(values, table, f"tables.{name}")
+
+
+def _check_arms(values: dict, arms: list[str], where: str) -> None:
+    erasers = registry.names("erasers")
+    known = ["base", "pruned", "distill", "bilevel", *erasers]
+    for arm in arms:
+        if arm not in known:
+            raise UserError(f"{where}: {arm!r} is not one of {', '.join(known)}")
+        if arm in erasers and arm not in values["erase"]:
+            raise UserError(f"{where}: {arm!r} is asked for but erase.{arm} is missing")
+        if arm in erasers and values["grid"]["order"].endswith("distill") and registry.guides(arm):
+            raise UserError(f"{where}: {arm!r} edits no weights, so it must come last: order distill_erase or erase")
+
+
+def _check_table(values: dict, table: dict, where: str) -> None:
+    if "base" in table["of"]:
+        raise UserError(f"{where}.of: 'base' has nothing that could vary; give pruned, distill, bilevel or an eraser")
+    _check_arms(values | {"grid": values["grid"] | {"order": "distill_erase"}}, table["of"], f"{where}.of")
+    for arm in table["of"]:
+        for labels, changes in points(table):
+            place = ".".join([where, *labels.values()])
+            try:
+                validate(varied(values, changes, arm, place))
+            except UserError as error:
+                text = str(error)
+                raise UserError(text if text.startswith(where) else f"{place}: {text}") from None

@@ -12,6 +12,7 @@ from lethe.errors import UserError
 from lethe.images import MANIFEST, Images
 from lethe.io import META, read_json
 from lethe.recipe import picture_list
+from lethe.wording import neutral
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Pictures:
     lines: list[int]
     read: Callable[[int], bytes]
     unit: str = "line"  # what `lines` counts
+    anchors: list[str | None] | None = None  # captions with the concept taken out, for rows that bring one
 
     def __len__(self) -> int:
         return len(self.files)
@@ -31,6 +33,12 @@ class Pictures:
     def where(self, row: int) -> str:
         """A row as an error names it: list, line, file."""
         return f"{self.source} {self.unit} {self.lines[row]}: {self.files[row]}"
+
+    def without(self, prompt: str, anchor: str) -> list[str]:
+        """Each row's caption with a concept taken out: its own `anchor`, or else as `lethe.wording.neutral` has it."""
+        own = self.anchors or [None] * len(self)
+        found = zip(self.captions, own, strict=True)
+        return [neutral(caption, prompt, anchor) if given is None else given for caption, given in found]
 
     def decode(self, row: int, content: bytes) -> Image.Image:
         """A row's bytes as an upright RGB picture. Raises UserError naming row and file if they are none."""
@@ -44,7 +52,8 @@ class Pictures:
 def read(folder: Path, prompt: str | None = None) -> Pictures:
     """Lists and checks the pictures of a folder; decodes none.
 
-    An imagefolder has a `metadata.jsonl` with one object a line: `file_name` and `text` (the caption). COCO's
+    An imagefolder has a `metadata.jsonl` with one object a line: `file_name`, `text` (the caption) and, if wanted,
+    `anchor` (the caption with a concept taken out). COCO's
     folder `coco/train2017` has its captions in `coco/annotations/captions_train2017.json`; of the five of a picture
     the first is taken, so that the frozen embeddings of all captions stay of a size that can be kept. A samples folder
     (a finished result with `images.tar` and `manifest.csv`) has its prompts as captions. `prompt`, if given, is the
@@ -85,7 +94,7 @@ def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
 
 
 def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
-    files, captions, lines = [], [], []
+    files, captions, anchors, lines = [], [], [], []
     try:
         text = source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -103,12 +112,15 @@ def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
         for column in ("file_name", "text"):
             if not isinstance(row.get(column), str):
                 raise UserError(f"{source} line {number}: no text in column {column!r}; wanted: file_name, text")
+        if not isinstance(row.get("anchor"), str | None):
+            raise UserError(f"{source} line {number}: anchor {row['anchor']!r} is no text; mend it or leave it out")
         if not (folder / row["file_name"]).is_file():
             raise UserError(f"{source} line {number}: {row['file_name']}: no such file in {folder}")
         files.append(row["file_name"])
         captions.append(row["text"])
+        anchors.append(row.get("anchor"))
         lines.append(number)
-    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]))
+    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]), anchors=anchors)
 
 
 def _samples(folder: Path) -> Pictures:

@@ -1,14 +1,15 @@
-"""Structured width pruning of a U-Net to a MACs budget.
+"""Structured pruning of a U-Net to a MACs budget; the pruners themselves are plug-ins, `lethe/pruners`.
 
-Three kinds of unit go: neurons of feed-forwards, whole attention heads, and inner channels of residual blocks, one from
-each group of the second GroupNorm, so that the groups keep their partition and their statistics their meaning. The
-residual trunk keeps its widths; so skips, down- and upsamplers and the text width are untouched, and what one layer
-loses never touches another: a unit's cost is a constant, and MACs are linear in the units kept.
+Width pruning, which most of them share, is here. Three kinds of unit go: neurons of feed-forwards, whole attention
+heads, and inner channels of residual blocks, one from each group of the second GroupNorm, so that the groups keep their
+partition and their statistics their meaning. The residual trunk keeps its widths; so skips, down- and upsamplers and
+the text width are untouched, and what one layer loses never touches another: a unit's cost is a constant, and MACs are
+linear in the units kept.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch_pruning as tp
@@ -19,11 +20,30 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from lethe import registry
+from lethe.calibration import Calibration
+from lethe.cutting import channels, cut, members, units
 from lethe.errors import UserError
 from lethe.macs import count_macs, count_params, macs_by_module
-from lethe.models import channels, cut, members, units
 
 KINDS = {FeedForward: "ffn", Attention: "heads", ResnetBlock2D: "resnet"}
+
+# (unet, groups) -> {path: scores [channels]}; `groups` holds by layer all weight slices that go with a channel. Any
+# float dtype, any device; only the order inside one layer matters.
+Importance = Callable[[nn.Module, Mapping[str, tp.Group]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a pruner is to reach, and what it may look at."""
+
+    budget: float  # fraction of the dense net's MACs to keep
+    latent_shape: tuple[int, int, int]
+    text_length: int
+    keep_least: float  # fraction of any layer's units
+    tolerance: float  # of |MACs kept - budget|, as a fraction of the dense net's MACs
+    options: Mapping = field(default_factory=dict)  # the pruner's own
+    calibration: Calibration | None = None  # for pruners with NEEDS = ["data"]
+    dense: int = 0  # the dense net's MACs; `prune` counts them
 
 
 @dataclass(frozen=True)
@@ -36,27 +56,43 @@ class Layer:
     cost: int  # MACs of one step
 
 
-def prune(
-    unet: UNet2DConditionModel,
-    *,
-    budget: float,
-    latent_shape: tuple[int, int, int],
-    text_length: int,
-    criterion: str,
-    keep_least: float,
-    tolerance: float,
-) -> dict:
-    """Prunes `unet` in place to `budget` times its MACs; returns what `pruning.json` holds.
+def prune(unet: UNet2DConditionModel, pruner: str, goal: Goal) -> tuple[UNet2DConditionModel, dict]:
+    """The pruned net, and what its `pruning.json` holds. `unet` may be edited and must not be used further.
+
+    Raises UserError if the budget cannot be met, before anything is changed.
+    """
+    params, plugin = count_params(unet), registry.get("pruners", pruner)
+    goal = replace(goal, dense=count_macs(unet, goal.latent_shape, goal.text_length))
+    removed = plugin.removed(unet) if hasattr(plugin, "removed") else []
+    found, layers = plugin.prune(unet, goal)
+    kept = count_macs(found, goal.latent_shape, goal.text_length)
+    if abs(kept - goal.budget * goal.dense) > goal.tolerance * goal.dense + 1:
+        raise RuntimeError(f"pruner {pruner} left {kept} of {goal.dense} MACs, asked for was {goal.budget}")
+    return found, {
+        "budget": goal.budget,
+        "pruner": pruner,
+        "options": dict(goal.options),
+        "keep_least": goal.keep_least,
+        "latent_shape": list(goal.latent_shape),
+        "text_length": goal.text_length,
+        "macs": {"dense": goal.dense, "kept": kept},
+        "params": {"dense": params, "kept": count_params(found)},
+        "removed": removed,
+        "layers": layers,
+    }
+
+
+def narrow(unet: UNet2DConditionModel, goal: Goal, importance: Importance) -> dict[str, dict]:
+    """Width-prunes `unet` in place to the goal; returns the layers' part of `pruning.json`.
 
     Every layer loses the same share of its units, the least important first, but keeps at least `keep_least` of them.
-    Raises UserError if the budget cannot be met within `tolerance`, before anything is changed.
+    Raises UserError if the budget cannot be met within the tolerance, before anything is changed.
     """
-    macs = macs_by_module(unet, latent_shape, text_length)
-    dense = {"macs": macs[""], "params": count_params(unet)}
+    size = (goal.latent_shape, goal.text_length)
+    macs = macs_by_module(unet, *size)
     layers = find_layers(unet, macs)
-    steps = allot(layers, dense["macs"], budget, keep_least, tolerance)
-    groups = coupled(unet, layers, latent_shape, text_length)
-    scores = registry.get("criteria", criterion).importance(unet, groups)
+    steps = allot(layers, macs[""], goal)
+    scores = importance(unet, coupled(unet, layers, *size))
     record = {
         layer.path: {
             "kind": layer.kind,
@@ -66,22 +102,13 @@ def prune(
         for layer, kept in zip(layers, steps, strict=True)
     }
     cut(unet, record)
-    planned = dense["macs"] - sum(layer.cost * (layer.steps - kept) for layer, kept in zip(layers, steps, strict=True))
-    counted = count_macs(unet, latent_shape, text_length)
+    planned = macs[""] - sum(layer.cost * (layer.steps - kept) for layer, kept in zip(layers, steps, strict=True))
+    counted = count_macs(unet, *size)
     if counted != planned:
         raise RuntimeError(
             f"the pruned net has {counted} MACs, planned were {planned}: a layer is coupled in an unknown way"
         )
-    return {
-        "budget": budget,
-        "criterion": criterion,
-        "keep_least": keep_least,
-        "latent_shape": list(latent_shape),
-        "text_length": text_length,
-        "macs": {"dense": dense["macs"], "kept": counted},
-        "params": {"dense": dense["params"], "kept": count_params(unet)},
-        "layers": record,
-    }
+    return record
 
 
 def find_layers(unet: nn.Module, macs: Mapping[str, int]) -> list[Layer]:
@@ -101,30 +128,31 @@ def find_layers(unet: nn.Module, macs: Mapping[str, int]) -> list[Layer]:
     return layers
 
 
-def allot(layers: list[Layer], dense: int, budget: float, keep_least: float, tolerance: float) -> list[int]:
-    """Steps each layer keeps, so that the net keeps `budget` of its `dense` MACs.
+def allot(layers: list[Layer], macs: int, goal: Goal) -> list[int]:
+    """Steps each layer keeps, so that a net of `macs` MACs comes down to the goal's share of the dense net's.
 
     One pruning ratio rises from 0 for all layers at once, and a layer loses its next step when the ratio passes the
     middle of that step. A step that would take the net below the budget is passed over; finer ones, in the end single
     neurons, close the gap that rounding leaves.
     """
+    dense, budget = goal.dense or macs, goal.budget
     queue = sorted(
         ((i + 0.5) / layer.steps, index)
         for index, layer in enumerate(layers)
-        for i in range(layer.steps - max(1, math.ceil(keep_least * layer.steps - 1e-9)))
+        for i in range(layer.steps - max(1, math.ceil(goal.keep_least * layer.steps - 1e-9)))
     )
     kept = [layer.steps for layer in layers]
-    gap = dense - budget * dense
+    gap = macs - budget * dense
     for _, index in queue:
         if layers[index].cost <= gap:
             gap -= layers[index].cost
             kept[index] -= 1
-    if gap > tolerance * dense:
-        least = dense - sum(layers[index].cost for _, index in queue)
+    if gap > goal.tolerance * dense:
+        least = macs - sum(layers[index].cost for _, index in queue)
         raise UserError(
-            f"--budget: {budget} cannot be met within {tolerance}: with keep_least {keep_least} this net goes down to "
-            f"{least / dense:.3f} of its MACs, and the nearest to the budget is {budget + gap / dense:.3f}; "
-            "raise the budget or lower prune.keep_least"
+            f"--budget: {budget} cannot be met within {goal.tolerance}: with keep_least {goal.keep_least} this net "
+            f"goes down to {least / dense:.3f} of its MACs, and the nearest to the budget is "
+            f"{budget + gap / dense:.3f}; raise the budget or lower prune.keep_least"
         )
     return kept
 
@@ -136,7 +164,7 @@ def coupled(
 
     Groups are rooted where the inner channels are read, so that the halves of a GEGLU follow one neuron; rooted at its
     wide side, a neuron's index would also delete its neighbour in the other half. Raises RuntimeError if the graph
-    couples weights that `lethe.models.cut` does not know of.
+    couples weights that `lethe.cutting.cut` does not know of.
     """
     side = 2 ** len(unet.config.block_out_channels)  # the graph does not depend on the size
     weight = unet.conv_in.weight

@@ -32,6 +32,11 @@ class Budget:
     student_backward: int = 0
     teacher_forward: int = 0
 
+    @property
+    def passes(self) -> int:
+        """All of them, each counted as one."""
+        return sum(asdict(self).values())
+
     def __add__(self, other: "Budget") -> "Budget":
         return Budget(**{key: value + getattr(other, key) for key, value in asdict(self).items()})
 

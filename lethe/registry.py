@@ -32,10 +32,25 @@ def get(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"lethe.{package}.{check(package, name)}")
 
 
-def literal(package: str, name: str, constant: str) -> object:
-    """A module-level constant (OPTIONS, VERSION) read from the source text; it must be a literal."""
+def needs(package: str, name: str) -> list[str]:
+    """What a plug-in reads beside its options: its constant NEEDS; nothing if it has none."""
+    return literal(package, name, "NEEDS", [])
+
+
+def guides(eraser: str) -> bool:
+    """True of an eraser that leaves the weights alone and guides sampling: its constant GUIDES."""
+    return literal("erasers", eraser, "GUIDES", False)
+
+
+def literal(package: str, name: str, constant: str, default: object = ...) -> object:
+    """A module-level constant (OPTIONS, NEEDS) read from the source text; it must be a literal.
+
+    Raises LookupError if the module has none and there is no default.
+    """
     source = (ROOT / package / f"{check(package, name)}.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == constant for target in node.targets):
             return ast.literal_eval(node.value)
+    if default is not ...:
+        return default
     raise LookupError(f"lethe/{package}/{name}.py has no {constant}")

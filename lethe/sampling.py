@@ -1,13 +1,16 @@
 """Pictures from a U-Net: deterministic samplers, classifier-free guidance, and pictures that depend on nothing else.
 
-A picture is a function of weights, prompt, seed and the options sampler, steps, guidance and tile. Its noise comes from
-a CPU generator of its own, seeded by its row; its prompt is encoded alone; and it is computed in a batch of exactly
-`tile` pictures, the last one filled up, since libraries choose other kernels, hence other last bits, for other batch
-sizes. So order, neighbours, resuming, threads and the number of machines change no byte. Arithmetic is float32 on every
-device (TF32 off). Another kind of device or processor may still round differently.
+A picture is a function of weights, prompt, seed and the section `sample`. Its noise comes from a CPU generator of its
+own, seeded by its row; its prompt is encoded alone; and it is computed in a batch of exactly `tile` pictures, the last
+one filled up, since libraries choose other kernels, hence other last bits, for other batch sizes. So order, neighbours,
+resuming, threads and the number of machines change no byte. Arithmetic is float32 (TF32 off), but for the U-Net's if
+`precision` is bfloat16; another kind of device or processor may still round differently.
+
+Erasers that act while sampling (`lethe.guidance`) replace what the U-Net is asked at a step, and nothing else.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +20,13 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from lethe import registry
 from lethe.errors import UserError
 from lethe.models import encode_prompts
 from lethe.prompts import Prompt
+
+# (latents [B, C, h, w], t, number of the step from 0) -> the prediction [B, C, h, w] that the sampler takes
+Predict = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Settings:
     steps: int
     guidance: float
     tile: int
+    precision: str = "float32"
 
 
 def build_scheduler(name: str, config: dict, steps: int) -> DDIMScheduler | DPMSolverMultistepScheduler:
@@ -57,6 +65,54 @@ def encode_unique(base: SimpleNamespace, prompts: Sequence[str]) -> dict[str, to
     }
 
 
+class Bfloat16(torch.nn.Module):
+    """A copy of a U-Net that computes in bfloat16; what goes in and comes out is float32."""
+
+    def __init__(self, unet: torch.nn.Module):
+        super().__init__()
+        self.unet = copy.deepcopy(unet).bfloat16()  # diffusers' own .to() warns
+
+    def forward(
+        self, latents: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor, return_dict: bool
+    ) -> tuple[torch.Tensor]:
+        latents, text = latents.to(torch.bfloat16), encoder_hidden_states.to(torch.bfloat16)
+        return (self.unet(latents, t, encoder_hidden_states=text, return_dict=False)[0].float(),)
+
+
+def ask(unet: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The U-Net's predictions [K, B, C, h, w] under K texts [B, L, D] (or [L, D]), in one forward."""
+    words = torch.cat([one.expand(len(latents), -1, -1) for one in text])
+    inputs = torch.cat([latents] * len(text))
+    if len(text) > 2:
+        inputs, words = _filled(inputs), _filled(words)
+    output = unet(inputs, t, encoder_hidden_states=words, return_dict=False)[0]
+    return output[: len(text) * len(latents)].unflatten(0, (len(text), -1))
+
+
+def _filled(batch: torch.Tensor) -> torch.Tensor:
+    """Last row repeated up to a multiple of eight rows: the CPU's vectors round a tensor's odd last numbers otherwise,
+    so that a picture would depend on its place in the tile."""
+    return torch.cat([batch, batch[-1:].expand(-len(batch) % 8, *batch.shape[1:])])
+
+
+def guided(
+    unet: torch.nn.Module,
+    latents: torch.Tensor,
+    t: torch.Tensor,
+    embeddings: torch.Tensor,
+    empty: torch.Tensor,
+    guidance: float,
+) -> torch.Tensor:
+    """Classifier-free guidance (2207.12598 eq. 6, scale w + 1): empty + guidance * (prompt - empty), in one forward.
+
+    `embeddings` [B, L, D], `empty` [L, D]. Guidance 1 is the plain conditional model, in half the work.
+    """
+    if guidance == 1:
+        return ask(unet, latents, t, [embeddings])[0]
+    unconditional, conditional = ask(unet, latents, t, [empty, embeddings])
+    return unconditional + guidance * (conditional - unconditional)
+
+
 def denoise(
     unet: torch.nn.Module,
     scheduler: DDIMScheduler | DPMSolverMultistepScheduler,
@@ -65,23 +121,17 @@ def denoise(
     empty: torch.Tensor,
     steps: int,
     guidance: float,
+    predict: Predict | None = None,
 ) -> torch.Tensor:
     """Noise [B, C, h, w] and prompt embeddings [B, L, D], empty [L, D] -> clean latents [B, C, h, w].
 
-    Classifier-free guidance (2207.12598 eq. 6, scale w + 1): empty + guidance * (prompt - empty), both in one forward;
-    guidance 1 is the plain conditional model, in half the work.
+    Each step takes the prediction of `predict`, or of classifier-free guidance alone.
     """
-    guided = guidance != 1
-    if guided:
-        embeddings = torch.cat([empty.expand_as(embeddings), embeddings])
     scheduler.set_timesteps(steps)
     latents = latents * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:  # kept on the CPU: the scheduler looks its tables up there, without a sync
-        inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, t)
-        output = unet(inputs, t, encoder_hidden_states=embeddings, return_dict=False)[0]
-        if guided:
-            unconditional, conditional = output.chunk(2)
-            output = unconditional + guidance * (conditional - unconditional)
+    for index, t in enumerate(scheduler.timesteps):  # on the CPU: the scheduler looks its tables up there, without sync
+        inputs = scheduler.scale_model_input(latents, t)
+        output = predict(inputs, t, index) if predict else guided(unet, inputs, t, embeddings, empty, guidance)
         latents = scheduler.step(output, t, latents, return_dict=False)[0]
     return latents
 
@@ -103,31 +153,38 @@ def draw(
     rows: Sequence[Sequence[Prompt]],
     settings: Settings,
     workers: int = 1,
+    guidance: Mapping | None = None,
 ) -> Iterator[np.ndarray]:
     """For each tile of rows its pictures, uint8 [len(tile), H, W, 3], in order.
 
     `base` holds vae, text_encoder, tokenizer and scheduler, on one device with `unet`, and latent_shape (C, h, w).
     No tile may be longer than `settings.tile`; a shorter one is computed at full length and cut. On a CPU, `workers`
     tiles are computed at a time, each by one thread: a library that shares a batch among threads rounds by a row's
-    place in it, and is slower on small networks.
+    place in it, and is slower on small networks. `guidance`: the record of an eraser that acts while sampling.
     """
     device = next(unet.parameters()).device
     config = base.scheduler.config
     build_scheduler(settings.sampler, config, settings.steps)  # a wrong step count shows here, not in a thread
     with torch.inference_mode(), _one_thread():
+        if settings.precision == "bfloat16":
+            unet = Bfloat16(unet)
         embeddings = encode_unique(base, ["", *(row.prompt for tile in rows for row in tile)])
+        eraser = registry.get("erasers", guidance["eraser"]) if guidance else None
+        begin = eraser.guide(base, unet, guidance, settings, embeddings) if eraser else None
 
     @torch.inference_mode()
     def pictures(tile: Sequence[Prompt]) -> np.ndarray:
         full = [*tile, *[tile[-1]] * (settings.tile - len(tile))]
+        prompts = [row.prompt for row in full]
         latents = denoise(
             unet,
             build_scheduler(settings.sampler, config, settings.steps),
             noise([row.seed for row in full], base.latent_shape).to(device),
-            torch.stack([embeddings[row.prompt] for row in full]).to(device),
+            torch.stack([embeddings[prompt] for prompt in prompts]).to(device),
             embeddings[""].to(device),
             settings.steps,
             settings.guidance,
+            begin(prompts) if begin else None,
         )
         return decode(base.vae, latents)[: len(tile)]
 

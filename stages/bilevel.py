@@ -17,7 +17,7 @@ from lethe.options import check_losses
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -30,12 +30,10 @@ def main() -> None:
     )
     cli.add_training(made)
     cli.add_section(made, "distill")
-    solver = cli.early("solver", "bilevel")
-    plugin = ("solvers", registry.check("solvers", solver)) if solver else None
-    cli.add_section(made, "bilevel", plugin)
+    plugins = cli.early_plugins("bilevel")
+    cli.add_section(made, "bilevel", *plugins)
     args = made.parse_args()
-    values = cli.section_values(args, "distill") | cli.section_values(args, "bilevel", plugin)
-    registry.check("suppressions", values["suppression"])
+    values = cli.section_values(args, "distill") | cli.section_values(args, "bilevel", *plugins)
     check_losses(values)
     options = {"seed": args.seed, **values}
     models.check_base(args.base, args.revision)
@@ -53,15 +51,16 @@ def main() -> None:
 
     recorder = Recorder("bilevel", VERSION, mine, options, {"base": Path(args.base), **folders})
     device = cli.device(args)
-    from lethe import finetune, loop
+    from lethe import finetune, loop, upper_sources
 
     budgets = {"lower": Budget(), "upper": Budget()}
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
     setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device, concepts)
     shared = (setting.schedule, values, args.seed)
     lower = finetune.lower(setting.teacher, setting.data, *shared, budgets["lower"])
-    suppression = registry.get("suppressions", values["suppression"]).loss
-    upper = finetune.upper(setting.teacher, setting.concepts, suppression, *shared, budgets["upper"])
+    suppression = registry.get("suppressions", values["suppression"])
+    source = upper_sources.find(setting, values, args.seed, budgets["upper"])
+    upper = finetune.upper(setting, source, suppression, values, args.seed, budgets["upper"])
     training = registry.get("solvers", values["solver"]).solve(setting.student, lower, upper, values)
     progress = loop.run(training, values["steps"], keeping, budgets, values["ema"])
     recorder.started -= progress.seconds

@@ -23,6 +23,11 @@ def main() -> None:
     cli.add_base(made)
     made.add_argument("--pruned", type=Path, required=True, help="result of stage prune")
     made.add_argument("--data", type=Path, required=True, help="result of stage encode: the fine-tuning pictures")
+    made.add_argument(
+        "--teacher",
+        type=Path,
+        help="weights folder of the teacher, such as a result of erase; without it, the base",
+    )
     cli.add_training(made)
     cli.add_section(made, "distill")
     args = made.parse_args()
@@ -30,7 +35,7 @@ def main() -> None:
     check_losses(values)
     options = {"seed": args.seed, **values}
     models.check_base(args.base, args.revision)
-    folders = {"pruned": args.pruned, "data": args.data}
+    folders = {"pruned": args.pruned, "data": args.data} | ({"teacher": args.teacher} if args.teacher else {})
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("distill", VERSION, options, parents)
     if is_finished(args.out, mine):
@@ -46,7 +51,7 @@ def main() -> None:
 
     budget = Budget()
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
-    setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device)
+    setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device, teacher=args.teacher)
     lower = finetune.lower(setting.teacher, setting.data, setting.schedule, values, args.seed, budget)
     training = finetune.solve(setting.student, lower, values)
     progress = loop.run(training, values["steps"], keeping, {"total": budget}, values["ema"])

@@ -1,21 +1,25 @@
 """Encodes pictures and captions once: what is frozen is not computed again at every training step.
 
 In: a base model and pictures with captions: an imagefolder (metadata.jsonl: file_name, text), a folder of COCO, or a
-samples folder.
+samples folder. For pictures of a concept also its prompt and its anchor: each caption is then encoded without the
+concept too, as its row's `anchor` says, or else with the prompt's words replaced by the anchor's.
 Out: latents.safetensors (mean and std of the VAE's posterior), captions.safetensors, index.json, meta.json.
 
     python -m stages.encode --params params.yaml --base models/atelier/pipeline \\
         --pictures data/atelier/finetune --out out/finetune
+    python -m stages.encode --params params.yaml --base models/atelier/pipeline --pictures data/atelier/concept/monet \\
+        --prompt "a painting by monet" --anchor "a painting" --out out/monet
 """
 
 from pathlib import Path
 
 from lethe import cli, models, pictures
+from lethe.errors import UserError
 from lethe.io import is_finished, result_folder
 from lethe.recipe import of_model, of_pictures, recipe
 from lethe.record import Recorder
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -23,13 +27,15 @@ def main() -> None:
     cli.add_base(made)
     cli.add_resolution(made)
     made.add_argument("--pictures", type=Path, required=True, help="imagefolder, folder of COCO, or samples folder")
-    made.add_argument("--prompt", help="caption of pictures that bring none")
+    made.add_argument("--prompt", help="the concept's; caption of pictures that bring none")
+    made.add_argument("--anchor", help="what may be drawn in the concept's place; needs --prompt")
     made.add_argument("--make", help="command that made the pictures, if one did: they then count by it")
     cli.add_section(made, "encode")
     args = made.parse_args()
     args.resolution = cli.resolution(args)
     values = cli.section_values(args, "encode")
-    options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt}
+    options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt, "anchor": args.anchor}
+    check_anchor(args.prompt, args.anchor)
     models.check_base(args.base, args.revision)
     models.check_resolution(args.base, args.resolution)
     parents = {"base": of_model(args.base, args.revision), "pictures": of_pictures(args.pictures, args.make)}
@@ -38,6 +44,7 @@ def main() -> None:
         print(f"{args.out}: finished, recipe {mine}")
         return
     found = pictures.read(args.pictures, args.prompt)
+    anchors = None if args.anchor is None else found.without(args.prompt, args.anchor)
     if args.dry_run:
         print(f"would encode {len(found)} pictures of {args.pictures} into {args.out}, recipe {mine}")
         return
@@ -51,9 +58,20 @@ def main() -> None:
     base.vae.to(device)
     base.text_encoder.to(device)
     with result_folder(args.out) as part:
-        data.encode(found, base, part, resolution, options["flip"], device)
+        data.encode(found, base, part, resolution, options["flip"], device, anchors)
         recorder.write(part, device=str(device), pictures=len(found), pixels=resolution)
     print(f"{args.out}: {len(found)} pictures at {resolution} pixels")
+
+
+def check_anchor(prompt: str | None, anchor: str | None) -> None:
+    """Raises UserError for an anchor without a prompt, and for one that leaves nothing to forget."""
+    if anchor is not None and prompt is None:
+        raise UserError(f"--anchor: {anchor!r} stands in for a prompt, which is missing; give --prompt too")
+    if anchor is not None and anchor.split() == prompt.split():
+        raise UserError(
+            f"--anchor: {anchor!r} is the prompt itself, so there is nothing to forget; give what may be drawn in its "
+            "place"
+        )
 
 
 if __name__ == "__main__":

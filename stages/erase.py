@@ -1,7 +1,8 @@
 """Erases concepts from a U-Net: the second stage of the two-stage arms, if that U-Net was fine-tuned before.
 
 In: a base model, and weights if it is not the base model's own U-Net that is to forget.
-Out: unet/, log.csv if the eraser trains, meta.json.
+Some erasers read encoded pictures too, of the concepts or those of fine-tuning; they say so.
+Out: unet/, log.csv if the eraser trains, guidance.json if it acts while sampling, meta.json.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
     python -m stages.erase --params params.yaml --base models/atelier/pipeline --eraser esd --model out/distill \\
@@ -13,11 +14,11 @@ from pathlib import Path
 
 from lethe import cli, models, registry
 from lethe.errors import UserError
-from lethe.io import is_finished, read_json, result_folder, write_text
+from lethe.io import is_finished, read_json, result_folder
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
@@ -29,6 +30,14 @@ def main() -> None:
         "--model", type=Path, help="weights folder, such as a result of stage distill; without it, the base model"
     )
     made.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {prompt, anchor}}")
+    made.add_argument(
+        "--pictures",
+        nargs="+",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="results of encode: the concepts' pictures",
+    )
+    made.add_argument("--data", type=Path, help="result of stage encode: the fine-tuning pictures")
     cli.add_training(made)
     eraser = cli.early("eraser")
     plugin = ("erasers", registry.check("erasers", eraser)) if eraser else None
@@ -41,7 +50,8 @@ def main() -> None:
     options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, "resolution": args.resolution, **values}
     models.check_base(args.base, args.revision)
     models.check_resolution(args.base, args.resolution)
-    parents = {"base": of_model(args.base, args.revision)} | ({"model": of_result(args.model)} if args.model else {})
+    folders = read_needs(eraser, concepts, args.pictures, args.data) | ({"model": args.model} if args.model else {})
+    parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("erase", VERSION, options, parents)
     if is_finished(args.out, mine):
         print(f"{args.out}: finished, recipe {mine}")
@@ -51,26 +61,34 @@ def main() -> None:
         print(f"would erase {names} from {model} with {eraser} into {args.out}, recipe {mine}")
         return
 
-    folders = {"base": Path(args.base)} | ({"model": args.model} if args.model else {})
-    recorder = Recorder("erase", VERSION, mine, options, folders)
+    recorder = Recorder("erase", VERSION, mine, options, {"base": Path(args.base), **folders})
     device = cli.device(args)
-    from lethe import loop
+    from lethe import erasing, loop
 
-    parts = ["tokenizer", "text_encoder", "scheduler", "vae", *([] if args.model else ["unet"])]
-    base = models.load_base(args.base, args.revision, parts)
-    base.text_encoder.to(device)
-    unet, budget = (models.load_unet(args.model) if args.model else base.unet).to(device), Budget()
-    base.latent_shape = models.latent_shape(unet, base.vae, args.resolution)
+    base, unet = erasing.prepare(args.base, args.revision, folders, args.resolution, device)
+    budget = Budget()
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
-    progress = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
-    recorder.started -= progress.seconds
+    erased = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     with result_folder(args.out) as part:
         models.save_unet(unet, models.read_pruning(args.model) if args.model else None, part)
-        if progress.rows:
-            write_text(part / loop.LOG, loop.log_text(progress.rows))
-        recorder.write(part, budget=budget, device=str(device))
+        erasing.save(erased, base, part)
+        if erased.progress:
+            recorder.started -= erased.progress.seconds
+        recorder.write(part, budget=budget, device=str(device), eraser=erased.facts)
     loop.forget(keeping)
     print(f"{args.out}: {', '.join(concepts)} erased with {eraser}")
+
+
+def read_needs(eraser: str, concepts: dict, pictures: list[str], data: Path | None) -> dict[str, Path]:
+    """The encoded pictures that an eraser reads, by role; others are left out. Raises UserError for missing ones."""
+    needs = registry.needs("erasers", eraser)
+    found = cli.named_paths(pictures, "--pictures") if "concepts" in needs else {}
+    missing = [name for name in concepts if name not in found] if "concepts" in needs else []
+    if missing:
+        raise UserError(f"--pictures: {eraser} needs encoded pictures of {', '.join(missing)}: give NAME=FOLDER")
+    if "data" in needs and not data:
+        raise UserError(f"--data: {eraser} needs the fine-tuning pictures: give a result of stage encode")
+    return ({"data": data} if "data" in needs else {}) | {f"concept:{name}": found[name] for name in concepts if found}
 
 
 def read_concepts(text: str) -> dict[str, dict[str, str]]:

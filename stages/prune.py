@@ -1,71 +1,166 @@
-"""Prunes a base model's U-Net to a MACs budget: attention heads, feed-forward neurons, inner residual channels.
+"""Prunes a base model's U-Net to a MACs budget: units of its layers, whole blocks, or both, as the pruner decides.
 
-In: a StableDiffusionPipeline folder or hub id. Out: unet/ (config.json, diffusion_pytorch_model.safetensors,
-pruning.json: what was kept) and meta.json with macs and params, dense and kept.
+In: a StableDiffusionPipeline folder or hub id, or a dense U-Net made from it (--model), such as one that forgot.
+Some pruners also look at encoded pictures (--data); they say so.
+Out: unet/ (config.json, diffusion_pytorch_model.safetensors, pruning.json: what was kept) and meta.json with macs,
+params and latency_ms, dense and kept. --list shows what any pruned weights folder kept, layer by layer.
 
     python -m stages.prune --base models/atelier/pipeline --budget 0.8 --params params.yaml --out results/own/pruned
+    python -m stages.prune --list results/own/pruned
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from lethe import cli, io, registry
+from lethe import cli, io, models, registry
 from lethe.errors import UserError
-from lethe.models import check_base, check_resolution
-from lethe.recipe import of_model, recipe
+from lethe.recipe import of_folder, of_model, of_result, recipe
 from lethe.record import Recorder
 
-VERSION = 1
+VERSION = 2
 
 
 def main() -> None:
     """Parses, checks, prunes; raises UserError before anything is loaded if the inputs are wrong."""
+    shown = cli.early("list")
+    if shown is not None:
+        print("\n".join(listing(Path(shown))))
+        return
     parser = cli.parser("prune", __doc__)
     cli.add_base(parser)
     cli.add_resolution(parser)
+    parser.add_argument("--list", metavar="FOLDER", help="show what a pruned weights folder kept, and do nothing else")
     parser.add_argument("--budget", type=float, required=True, help="fraction of the dense model's MACs to keep")
-    cli.add_section(parser, "prune")
+    parser.add_argument("--model", type=Path, help="dense weights folder to prune instead of the base model's U-Net")
+    parser.add_argument("--data", type=Path, help="result of stage encode: pictures, for pruners that look at some")
+    plugins = cli.early_plugins("prune")
+    cli.add_section(parser, "prune", *plugins)
     args = parser.parse_args()
     args.resolution = cli.resolution(args)
-    values = cli.section_values(args, "prune")
+    values = cli.section_values(args, "prune", *plugins)
     if not 0 < args.budget < 1:
         raise UserError(
             f"--budget: {args.budget} is not between 0 and 1 (the fraction of the dense model's MACs to keep)"
         )
-    registry.check("criteria", values["criterion"])
-    check_base(args.base, args.revision)
-    check_resolution(args.base, args.resolution)
+    models.check_base(args.base, args.revision)
+    models.check_resolution(args.base, args.resolution)
+    folders = read_needs(values, args.data) | ({"model": args.model} if args.model else {})
+    if args.model and (args.model / "unet" / models.PRUNING).is_file():
+        raise UserError(f"--model: {args.model} is pruned already; give dense weights, or leave --model out")
 
-    options = {"budget": args.budget, **values}
-    resolved = options | {"resolution": args.resolution}
-    own = recipe("prune", VERSION, resolved, {"base": of_model(args.base, args.revision)})
+    options = {"budget": args.budget, **values, "resolution": args.resolution}
+    parents = {"base": of_model(args.base, args.revision)}
+    parents |= {role: of_folder(path) if role == "checkpoint" else of_result(path) for role, path in folders.items()}
+    own = recipe("prune", VERSION, options, parents)
     if io.is_finished(args.out, own):
         print(f"{args.out}: finished before")
         return
     if args.dry_run:
-        print(f"would prune {args.base} to {args.budget} of its MACs by {values['criterion']} into {args.out}")
+        source = args.model or args.base
+        print(f"would prune {source} to {args.budget} of its MACs with {values['pruner']} into {args.out}")
         return
 
-    from lethe.models import latent_shape, load_base, save_unet, text_length
-    from lethe.pruning import prune
+    recorder = Recorder("prune", VERSION, own, options, {"base": Path(args.base), **folders})
+    run(args, values, folders, recorder)
+
+
+def read_needs(values: dict, data: Path | None) -> dict[str, Path]:
+    """Folders that the pruner reads, by role; others are left out. Raises UserError for missing ones."""
+    pruner, found = values["pruner"], {}
+    needs = registry.needs("pruners", pruner)
+    if "data" in needs:
+        if data is None:
+            raise UserError(f"--data: {pruner} looks at pictures: give a result of stage encode")
+        found["data"] = data
+    if "checkpoint" in needs:
+        registry.get("pruners", pruner).check(values)
+        found["checkpoint"] = Path(values["checkpoint"])
+    return found
+
+
+def run(args: object, values: dict, folders: dict[str, Path], recorder: Recorder) -> None:
+    """The work itself, once all has been checked that can be without torch."""
+    import copy
+
+    from lethe import latency, pruning
 
     device = cli.device(args)
-    recorder = Recorder("prune", VERSION, own, resolved, {"base": Path(args.base)})
-    base = load_base(args.base, args.revision, ["unet", "vae"])
-    unet = base.unet.to(device)
-    pruning = prune(
-        unet,
-        **options,
-        latent_shape=latent_shape(unet, base.vae, args.resolution),
-        text_length=text_length(args.base, args.revision),
-    )
+    base = models.load_base(args.base, args.revision, ["unet", "vae", "scheduler"])
+    dense = (models.load_unet(args.model).requires_grad_(False) if args.model else base.unet).to(device)
+    size = (models.latent_shape(dense, base.vae, args.resolution), models.text_length(args.base, args.revision))
+    shared = {key: values[key] for key in ("keep_least", "tolerance")}
+    own = {key: value for key, value in values.items() if key not in ("pruner", *shared)}
+    calibration = calibrate(folders["data"], base, dense, size[0], device) if "data" in folders else None
+    goal = pruning.Goal(args.budget, *size, **shared, options=own, calibration=calibration)
+    unet, found = pruning.prune(copy.deepcopy(dense), values["pruner"], goal)
+    times = latency.compare({"dense": dense, "kept": unet}, *size, device)
     with io.result_folder(args.out) as part:
-        save_unet(unet, pruning, part)
-        recorder.write(part, device=str(device), macs=pruning["macs"], params=pruning["params"])
-    macs, params = pruning["macs"], pruning["params"]
-    print(
-        f"{args.out}: kept {macs['kept'] / macs['dense']:.4f} of {macs['dense'] / 1e6:.1f} M MACs, "
-        f"{params['kept'] / params['dense']:.4f} of {params['dense'] / 1e6:.2f} M parameters"
-    )
+        models.save_unet(unet, found, part)
+        facts = {"macs": found["macs"], "params": found["params"], "latency_ms": times}
+        budget = calibration.budget if calibration else None
+        recorder.write(part, budget=budget, device=str(device), **facts)
+    print(f"{args.out}: {'; '.join([*summary(found), *totals(facts)])}")
+
+
+def calibrate(folder: Path, base: object, unet: object, latent_shape: tuple, device: object) -> object:
+    """Encoded pictures and the noise schedule. Raises UserError if the U-Net does not take them at this size."""
+    from lethe import losses
+    from lethe.calibration import Calibration
+    from lethe.data import Encoded
+
+    data = Encoded.load(folder, device)
+    data.check(unet, str(folder), like=data)
+    if tuple(data.mean.shape[1:]) != latent_shape:
+        raise UserError(
+            f"{folder}: latents {list(data.mean.shape[1:])}, pruned is at {list(latent_shape)}; encode with the same "
+            "--resolution"
+        )
+    return Calibration(data, losses.schedule(base.scheduler, None, "legacy", device))
+
+
+def listing(folder: Path) -> Iterator[str]:
+    """Every layer's kept part, blocks that are gone, and totals. Raises UserError if the folder is not pruned."""
+    if not (folder / "unet" / models.PRUNING).is_file():
+        raise UserError(f"{folder}: no unet/{models.PRUNING} there; --list takes a pruned weights folder")
+    found = models.read_pruning(folder)
+    meta = io.read_meta(folder) if (folder / io.META).is_file() else {}
+    rows = [(path, "removed", "", "") for path in found.get("removed", [])]
+    for path, layer in found["layers"].items():
+        kept, total = len(layer["kept"]), layer["total"]
+        part = ("", "") if layer["kind"] == "dropped" else (f"{kept}/{total}", f"{100 * kept / total:.1f} %")
+        rows.append((path, layer["kind"], *part))
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    for path, kind, part, percent in rows:
+        yield f"{path:{widths[0]}}  {kind:{widths[1]}}  {part:>{widths[2]}}  {percent:>{widths[3]}}".rstrip()
+    yield f"{found['pruner']} to {found['budget']} of the MACs: {'; '.join(summary(found))}"
+    yield from totals(found | meta)
+
+
+def summary(found: dict) -> list[str]:
+    """What is left by kind of unit, and how many blocks are gone."""
+    kinds, parts = {}, []
+    for layer in found["layers"].values():
+        kept, total = kinds.get(layer["kind"], (0, 0))
+        kinds[layer["kind"]] = (kept + len(layer["kept"]), total + layer["total"])
+    for kind, (kept, total) in kinds.items():
+        parts.append(f"{total} dropped" if kind == "dropped" else f"{kind} {kept}/{total}")
+    removed = len(found.get("removed", []))
+    return parts + ([f"{removed} removed"] if removed else [])
+
+
+def totals(facts: dict) -> list[str]:
+    """MACs, parameters and, where it was measured, latency."""
+    macs, params, times = facts["macs"], facts["params"], facts.get("latency_ms")
+    found = [
+        f"kept {macs['kept'] / macs['dense']:.4f} of {macs['dense'] / 1e6:.1f} M MACs",
+        f"{params['kept'] / params['dense']:.4f} of {params['dense'] / 1e6:.2f} M parameters",
+    ]
+    if times:
+        sizes = ", ".join(
+            f"{times['kept'][size]:.1f} of {times['dense'][size]:.1f} at {size}" for size in times["kept"]
+        )
+        found.append(f"ms a forward pass by batch: {sizes}")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Tables, picture grids, curves and the page of an experiment.
 
-In: the plan that the workflow writes (a JSON file: recipe, experiment, params, and a row for each run of the grid with
-its arm, budget, set, training seed and the folders of its metrics, samples and weights).
-Out: tables/style.{csv,md,tex}, tables/style_paired.*, grids/, curves/, index.html, summary.json, and last
-recipe-<hash>.json, which says that the report is whole. What stood in the folder is replaced.
+In: the plan that the workflow writes (a JSON file: recipe, experiment, params, and a row for each run of the grid and
+of each further table with its arm, table, labels, budget, set, training seed and the folders of its metrics, samples
+and weights).
+Out: tables/style.{csv,md,tex}, tables/style_paired.*, the same for every table of section tables (and <name>_matrix.*
+where several arms stand on one axis), grids/, curves/, index.html, summary.json, and last recipe-<hash>.json, which
+says that the report is whole. What stood in the folder is replaced.
 
     python -m lethe.plan params.yaml > plan.json
     python -m stages.report --params params.yaml --plan plan.json --experiment atelier --out reports/atelier
@@ -14,18 +16,19 @@ from pathlib import Path
 from lethe import cli, options
 from lethe.errors import UserError
 
-VERSION = 2
+VERSION = 3
 
 
 def main() -> None:
     parser = cli.parser("report", __doc__)
-    parser.add_argument("--plan", type=Path, required=True, help="JSON file of the workflow: every run of the grid")
+    parser.add_argument("--plan", type=Path, required=True, help="JSON file of the workflow: every run of the report")
     parser.add_argument("--experiment", required=True, help="name of the experiment; the plan must be of this one")
     cli.add_section(parser, "report")
     args = parser.parse_args()
     values = cli.section_values(args, "report")
 
-    from lethe.report.runs import is_built, read_plan  # pandas
+    from lethe.report.reading import read_plan  # pandas
+    from lethe.report.runs import is_built
 
     plan = read_plan(args.plan, args.experiment)
     options.validate(plan.params)

@@ -1,7 +1,8 @@
 """Draws the pictures of one model: every prompt set in one process, one tar of PNGs with a manifest.
 
 In: a base model (StableDiffusionPipeline folder or hub id), a weights folder unless the base itself draws, and prompt
-CSVs by the name of their set; or one --prompt, drawn --count times with seeds 0, 1, ... (set `generated`).
+CSVs by the name of their set; or one --prompt, drawn --count times with seeds 0, 1, ... (set `generated`). A weights
+folder's own text_encoder/ takes the place of the base's, and its guidance.json says what eraser acts at each step.
 Out: images.tar, manifest.csv, meta.json. A killed run goes on where it was and ends in the same bytes.
 
     python -m stages.sample --base models/atelier/pipeline --params params.yaml --out results/own/samples \\
@@ -14,7 +15,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lethe import cli, io
+from lethe import cli, guidance, io
 from lethe.errors import UserError
 from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
 from lethe.models import check_base, check_resolution
@@ -38,8 +39,10 @@ def main() -> None:
     check_resolution(args.base, args.resolution)
 
     parents = {"base": of_model(args.base, args.revision)}
+    record = None
     if args.model:
         parents["model"] = of_result(args.model)
+        record = guidance.read(args.model)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
     resolved = values | {"resolution": args.resolution} | one
     own = recipe("sample", VERSION, resolved, parents)
@@ -62,7 +65,7 @@ def main() -> None:
     }
     missing = {path: tile for path, tile in files.items() if not path.is_file()}
     for number, (path, members) in enumerate(
-        zip(missing, draw(args, device, values, [*missing.values()]), strict=True), 1
+        zip(missing, draw(args, device, values, record, [*missing.values()]), strict=True), 1
     ):
         write_tar(path, members)
         if number * 10 // len(missing) > (number - 1) * 10 // len(missing):
@@ -71,7 +74,7 @@ def main() -> None:
         write_tar(part / TAR, (member for path in files for member in read_tar(path)))
         members = zip(rows, read_tar(part / TAR), strict=True)
         write_manifest(part / MANIFEST, (entry(row, file, content) for row, (file, content) in members))
-        passes = len(files) * values["tile"] * values["steps"] * (1 if values["guidance"] == 1 else 2)
+        passes = len(files) * values["tile"] * values["steps"] * guidance.passes(record, values["guidance"])
         budget = Budget(student_forward=passes) if args.model else Budget(teacher_forward=passes)
         recorder.write(part, budget=budget, device=str(device), pictures=len(rows))
     for path in files:
@@ -101,7 +104,7 @@ def parsed() -> argparse.Namespace:
 
 
 def draw(
-    args: argparse.Namespace, device: object, values: dict, wanted: Sequence[Sequence[Row]]
+    args: argparse.Namespace, device: object, values: dict, record: dict | None, wanted: Sequence[Sequence[Row]]
 ) -> Iterator[list[tuple[str, bytes]]]:
     """For each tile its tar members; the networks are loaded if there is any."""
     if not wanted:
@@ -111,14 +114,16 @@ def draw(
     from lethe import sampling
     from lethe.models import latent_shape, load_base, load_unet
 
-    parts = ["vae", "text_encoder", "tokenizer", "scheduler"] + ([] if args.model else ["unet"])
+    own = guidance.load_text_encoder(args.model) if args.model else None
+    parts = ["vae", "tokenizer", "scheduler", *([] if own else ["text_encoder"]), *([] if args.model else ["unet"])]
     base = load_base(args.base, args.revision, parts)
+    base.text_encoder = own or base.text_encoder
     unet = (load_unet(args.model) if args.model else base.unet).to(device)
     base.vae.to(device)
     base.text_encoder.to(device)
     prompts = [[prompt for _, prompt in tile] for tile in wanted]
     base.latent_shape = latent_shape(unet, base.vae, args.resolution)
-    drawn = sampling.draw(base, unet, prompts, sampling.Settings(**values), torch.get_num_threads())
+    drawn = sampling.draw(base, unet, prompts, sampling.Settings(**values), torch.get_num_threads(), record)
     for tile, pictures in zip(wanted, drawn, strict=True):
         yield [
             (f"{name}/{row.case_number}.png", png(pixels)) for (name, row), pixels in zip(tile, pictures, strict=True)

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,12 +24,22 @@ def params(**grid) -> dict:
     found = yaml.safe_load((ROOT / "params.yaml").read_text())
     found["experiment"] = "fabricated"
     one = {"budgets": [0.8], "sets": {"all": ["van_gogh", "monet"]}, "seeds": [0], "arms": list(TINT)}
-    found["grid"] = one | {"erase_from": "distill"} | grid
+    found["grid"] = one | {"order": "distill_erase"} | grid
+    found["tables"] = {}
     found["report"] = {"bootstrap": 200, "grid_prompts": 2}
     return found
 
 
-def folder(path: Path, stage: str, recipe: str, parents: Mapping[str, Path], budget: Mapping | None = None) -> Path:
+def table(
+    of: list[str], vary: dict[str, dict], budgets: list[float] | None = None, seeds: list[int] | None = None
+) -> dict:
+    """A table of the params."""
+    return {"of": of, "budgets": budgets, "seeds": seeds, "vary": vary}
+
+
+def folder(
+    path: Path, stage: str, recipe: str, parents: Mapping[str, Path], budget: Mapping | None = None, **extra
+) -> Path:
     """Finishes a folder with a meta.json as `Recorder.write` makes it."""
     recipes = {role: {"folder": str(p), "recipe": p.name.rpartition("-")[2]} for role, p in parents.items()}
     write_json(
@@ -45,7 +56,8 @@ def folder(path: Path, stage: str, recipe: str, parents: Mapping[str, Path], bud
             "seconds": 10.0,
             "budget": budget or {},
             "files": {str(p.relative_to(path)): sha256(p) for p in path.rglob("*") if p.is_file()},
-        },
+        }
+        | extra,
     )
     return path
 
@@ -57,17 +69,29 @@ def place(root: Path, kind: str, arm: str, key: str) -> tuple[Path, str]:
     return path, recipe
 
 
-def weights(root: Path, arm: str, key: str, parents: Mapping[str, Path], steps: int) -> Path:
-    """Weights without weights: pruning.json and, for trained ones, log.csv."""
+def weights(root: Path, arm: str, key: str, parents: Mapping[str, Path], steps: int, **extra) -> Path:
+    """Weights without weights: pruning.json and, for trained ones, log.csv. `extra`: further keys of meta.json."""
     path, recipe = place(root, "weights", arm, key)
-    macs = {"macs": {"dense": 1000, "kept": 803}, "layers": {}}
-    write_json(path / "unet" / "pruning.json", macs)
+    sizes = {"macs": {"dense": 1000, "kept": 803}, "params": {"dense": 100, "kept": 79}, "layers": {}}
+    write_json(path / "unet" / "pruning.json", sizes)
     if steps:
-        rows = [{"step": s, "diffusion": 1 / s, "output": 0.5 / s} for s in range(1, steps + 1)]
-        pd.DataFrame(rows).to_csv(path / "log.csv", index=False)
+        log(arm, steps).to_csv(path / "log.csv", index=False)
     stage = {"pruned": "prune", "distill": "distill", "bilevel": "bilevel"}.get(arm, "erase")
     spent = {"student_forward": 32 * steps, "student_backward": 32 * steps, "teacher_forward": 32 * steps}
-    return folder(path, stage, recipe, parents, spent)
+    return folder(path, stage, recipe, parents, spent, **extra)
+
+
+def log(arm: str, steps: int) -> pd.DataFrame:
+    """Losses that fall; the bilevel arm also tells of its two levels, from its second row on."""
+    step = np.arange(1, steps + 1)
+    found = pd.DataFrame({"step": step, "loss": 2 / step})
+    if arm in ("distill", "bilevel"):
+        found = found.assign(diff=1 / step, out=0.5 / step, feat=0.3 / step)
+    if arm == "bilevel":
+        levels = {"upper": 0.2 / step, "gap": 1 / step - 0.1, "cosine": np.cos(step), "displacement": 0.1 * step}
+        found = found.assign(**levels, passes=96 * step)
+        found.loc[0, ["gap", "cosine"]] = np.nan
+    return found
 
 
 def prompts(concepts: list[str], count: int) -> pd.DataFrame:
@@ -84,7 +108,7 @@ def scored(arm: str, seed: int | None, table: pd.DataFrame) -> pd.DataFrame:
     """Default scores: normal noise around a level per arm; the erasing arms erase, bilevel most."""
     noise = np.random.default_rng([sum(arm.encode()), seed or 0])
     erased = ~table["set"].isin(["retain", "eval"]).to_numpy()
-    level = {"base": 0.98, "pruned": 0.3, "distill": 0.9, "esd": 0.25}.get(arm, 0.05)
+    level = {"base": 0.98, "pruned": 0.3, "distill": 0.9, "esd": 0.25}.get(arm.split()[0], 0.05)
     known = table["artist"].notna().to_numpy()
     style = np.where(erased, noise.random(len(table)) < level, noise.random(len(table)) < 0.9)
     table["clip"] = 30 + 4 * level * erased + noise.normal(0, 1, len(table))
@@ -116,62 +140,103 @@ def experiment(
     score: Callable[[str, int | None, pd.DataFrame], pd.DataFrame] = scored,
     fid: Mapping[str, tuple[float, float]] | None = None,
     picture: Callable[[str, int, int], np.ndarray] | None = None,
+    meta: Mapping[str, Mapping] | None = None,
 ) -> Path:
     """Writes everything below `root` and returns the path of the plan.
 
-    `score(arm, seed, prompts)` gives scores.csv; `fid`: arm -> value and half-width of its interval;
-    `picture(arm, number, side)`: uint8 [side, side, 3], by default flat, red tells the arm, green the row.
+    `score(row, seed, prompts)` gives scores.csv, a row being an arm and, in a table, its labels; `fid`: row, or
+    (row, budget), -> value and half-width of its interval; `picture(arm, number, side)`: uint8 [side, side, 3], by
+    default flat, red tells the arm, green the row; `meta`: arm -> further keys of the meta.json of its weights.
     """
-    with mock.patch("os.fsync"):  # hundreds of small files: nothing here must outlive a power cut
-        return _experiment(root, values, count, side, score, fid, picture)
-
-
-def _experiment(root, values, count, side, score, fid, picture) -> Path:
     values = copy.deepcopy(values or params())
-    grid = values["grid"]
-    table = prompts(sorted({name for members in grid["sets"].values() for name in members}), count)
-    table.insert(3, "file", [f"{row.set}/{row.case_number}.png" for row in table.itertuples()])
-    picture = picture or (lambda arm, n, side: np.full((side, side, 3), (TINT.get(arm, 220), n, 50), np.uint8))
-    rows = []
-    for arm in [*grid["arms"], *values.get("variants", {})]:
-        for budget in grid["budgets"][:1] if arm == "base" else grid["budgets"]:
-            for name in grid["sets"]:
-                for seed in [None] if arm in ("base", "pruned") else grid["seeds"]:
-                    chain = _chain(root, arm, f"b{round(budget * 100):03d}", name, seed)
-                    key = chain[-1].name.rpartition("-")[0] if chain else "base"
-                    samples, recipe = place(root, "samples", arm, key)
-                    _pictures(samples, table, arm, side, picture)
-                    folder(samples, "sample", recipe, {"model": chain[-1]} if chain else {})
-                    metrics, recipe = place(root, "metrics", arm, f"{key}-{name}")
-                    own = score(arm, seed, table.drop(columns="prompt").copy())
-                    own["fid"] = distance(arm, own, *(fid or {}).get(arm, (30.0, 2.0)))
-                    own.to_csv(metrics / "scores.csv", index=False)
-                    parents = {"samples": samples}
-                    if arm != "distill":
-                        tag = f"b{round(budget * 100):03d}-s{grid['seeds'][0] if seed is None else seed}-{name}"
-                        parents["reference"] = place(root, "metrics", "distill", tag)[0]
-                    folder(metrics, "score", recipe, parents)
-                    own = {"arm": arm, "budget": None if arm == "base" else budget, "set": name, "seed": seed}
+    with mock.patch("os.fsync"):  # hundreds of small files: nothing here must outlive a power cut
+        return _Maker(root, values, count, side, score, fid or {}, picture, meta or {}).plan()
+
+
+class _Maker:
+    def __init__(self, root, values, count, side, score, fid, picture, meta):
+        self.root, self.values, self.side, self.score, self.fid, self.meta = root, values, side, score, fid, meta
+        sets = values["grid"]["sets"].values()
+        self.prompts = prompts(sorted({name for members in sets for name in members}), count)
+        files = [f"{row.set}/{row.case_number}.png" for row in self.prompts.itertuples()]
+        self.prompts.insert(3, "file", files)
+        self.picture = picture or (lambda arm, n, s: np.full((s, s, 3), (TINT.get(arm, 220), n, 50), np.uint8))
+
+    def plan(self) -> Path:
+        grid, rows = self.values["grid"], []
+        for arm in grid["arms"]:
+            budgets = grid["budgets"][:1] if arm == "base" else grid["budgets"]
+            rows += self.rows(arm, None, {}, {}, budgets, grid["seeds"])
+        for name, own in self.values["tables"].items():
+            axes = own["vary"]
+            for arm, labels in itertools.product(own["of"], itertools.product(*axes.values())):
+                changes = {}
+                for axis, label in zip(axes, labels, strict=True):
+                    changes |= axes[axis][label]
+                at = own["budgets"] or grid["budgets"], own["seeds"] or grid["seeds"]
+                rows += self.rows(arm, name, dict(zip(axes, labels, strict=True)), changes, *at)
+        path = self.root / "plan.json"
+        head = {"recipe": digest([self.values, rows]), "experiment": self.values["experiment"]}
+        write_json(path, head | {"params": self.values, "rows": rows})
+        return path
+
+    def rows(self, arm, table, labels, changes, budgets, seeds) -> list[dict]:
+        """Rows of the plan; without a change they are the same folders as those of the grid."""
+        rows = []
+        for budget in budgets:
+            for name in self.values["grid"]["sets"]:
+                for seed in [None] if arm in ("base", "pruned") else seeds:
+                    tag = f"b{round(budget * 100):03d}"
+                    chain = self.chain(arm, tag, name, seed, changes)
+                    row = " ".join([arm, *labels.values()]) if changes else arm
+                    metrics, samples = self.scored(row, arm, chain, name, seed, budget, f"{tag}-s{seeds[0]}-{name}")
+                    own = {"arm": arm, "table": table, "labels": labels}
+                    own |= {"budget": None if arm == "base" else budget, "set": name, "seed": seed}
                     paths = {"metrics": str(metrics), "samples": str(samples), "weights": [str(p) for p in chain]}
                     rows.append(own | paths)
-    plan = root / "plan.json"
-    recipe = digest([values, rows])
-    write_json(plan, {"recipe": recipe, "experiment": values["experiment"], "params": values, "rows": rows})
-    return plan
+        return rows
+
+    def scored(self, row, arm, chain, name, seed, budget, first) -> tuple[Path, Path]:
+        """Metrics and samples of one run; `first`: key of the distilled model whose seed stands in for no seed."""
+        key = chain[-1].name.rpartition("-")[0] if chain else "base"
+        samples, recipe = place(self.root, "samples", arm, key)
+        metrics, own = place(self.root, "metrics", arm, f"{key}-{name}")
+        if (metrics / "meta.json").exists():
+            return metrics, samples
+        _pictures(samples, self.prompts, arm, self.side, self.picture)
+        folder(samples, "sample", recipe, {"model": chain[-1]} if chain else {})
+        scores = self.score(row, seed, self.prompts.drop(columns="prompt").copy())
+        scores["fid"] = distance(row, scores, *self.fid.get((row, budget), self.fid.get(row, (30.0, 2.0))))
+        scores.to_csv(metrics / "scores.csv", index=False)
+        reference = first if seed is None else f"{first.split('-')[0]}-s{seed}-{name}"
+        parents = {"reference": place(self.root, "metrics", "distill", reference)[0]} if row != "distill" else {}
+        folder(metrics, "score", own, {"samples": samples} | parents)
+        return metrics, samples
+
+    def chain(self, arm, tag, name, seed, changes) -> list[Path]:
+        """Weights from the first to the last; a change makes others of the stage whose section it is in."""
+        order = changes.get("grid.order", self.values["grid"]["order"])
+        if arm == "base":
+            return []
+        if arm not in ("pruned", "distill", "bilevel") and order == "erase":
+            return [self.weights(arm, f"dense-{name}-s{seed}", {}, 6, changes)]
+        pruned = self.weights("pruned", tag, {}, 0, _of(changes, "prune"))
+        if arm == "pruned":
+            return [pruned]
+        if arm == "bilevel":
+            return [pruned, self.weights(arm, f"{tag}-{name}-s{seed}", {"pruned": pruned}, 66, changes)]
+        healed = self.weights("distill", f"{tag}-s{seed}", {"pruned": pruned}, 60, _of(changes, "prune", "distill"))
+        if arm == "distill":
+            return [pruned, healed]
+        return [pruned, healed, self.weights(arm, f"{tag}-{name}-s{seed}", {"model": healed}, 6, changes)]
+
+    def weights(self, arm, key, parents, steps, changes) -> Path:
+        key = f"{key}-{digest(changes)[:4]}" if changes else key
+        return weights(self.root, arm, key, parents, steps, **self.meta.get(arm, {}))
 
 
-def _chain(root: Path, arm: str, tag: str, name: str, seed: int | None) -> list[Path]:
-    if arm == "base":
-        return []
-    pruned = weights(root, "pruned", tag, {}, 0)
-    if arm == "pruned":
-        return [pruned]
-    if arm == "bilevel":
-        return [pruned, weights(root, arm, f"{tag}-{name}-s{seed}", {"pruned": pruned}, 66)]
-    distill = weights(root, "distill", f"{tag}-s{seed}", {"pruned": pruned}, 60)
-    if arm == "distill":
-        return [pruned, distill]
-    return [pruned, distill, weights(root, arm, f"{tag}-{name}-s{seed}", {"model": distill}, 6)]
+def _of(changes: Mapping, *sections: str) -> dict:
+    return {key: value for key, value in changes.items() if key.split(".")[0] in sections}
 
 
 def _pictures(path: Path, table: pd.DataFrame, arm: str, side: int, picture: Callable) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from lethe import models
+from lethe import cutting, models
 from lethe.errors import UserError
 from lethe.io import sha256, write_json
 
@@ -123,7 +123,7 @@ def weights(tiny_base, tmp_path) -> Path:
         "mid_block.attentions.0.transformer_blocks.0.attn2": {"kind": "heads", "total": 4, "kept": [1, 2]},
         "mid_block.attentions.0.transformer_blocks.0.ff": {"kind": "ffn", "total": 128, "kept": [3, 100]},
     }
-    models.cut(unet, layers)
+    cutting.cut(unet, layers)
     folder = tmp_path / "weights"
     models.save_unet(unet, {"budget": 0.9, "layers": layers}, folder)
     files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.*")}
@@ -167,9 +167,55 @@ def test_bad_weights_folders(weights, tmp_path):
     refused(load, "missing", WEIGHTS)
 
 
+def test_whole_norm_groups(tiny_base):
+    """A group that goes takes its channels along; the other groups' statistics stay what they were."""
+    dense = models.load_base(str(tiny_base), None, ["unet"]).unet.mid_block.resnets[0]
+    unet = models.load_base(str(tiny_base), None, ["unet"]).unet
+    cutting.cut(unet, {"mid_block.resnets.0": {"kind": "groups", "total": 4, "kept": [0, 3]}})
+    block, kept = unet.mid_block.resnets[0], [*range(8), *range(24, 32)]
+    assert (block.norm2.num_groups, block.norm2.num_channels) == (2, 16)
+    assert torch.equal(block.conv1.weight, dense.conv1.weight[kept])
+    assert torch.equal(block.time_emb_proj.weight, dense.time_emb_proj.weight[kept])
+    assert torch.equal(block.conv2.weight, dense.conv2.weight[:, kept])
+    x = torch.randn((2, 32, 4, 4), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(block.norm2(x[:, kept]), dense.norm2(x)[:, kept], atol=1e-6)
+
+
+def test_dropped_layers_pass_on_what_comes_in(other_base):
+    unet = models.load_base(str(other_base), None, ["unet"]).unet
+    paths = ["down_blocks.0.resnets.1", "up_blocks.2.resnets.2", "mid_block.attentions.0"]
+    cutting.cut(unet, {path: {"kind": "dropped", "total": 1, "kept": []} for path in paths})
+    x, temb = torch.randn(1, 24, 4, 4), torch.randn(1, 96)
+    assert torch.equal(unet.get_submodule(paths[0])(x, temb), x)
+    skip = torch.randn(1, 24, 4, 4)
+    assert torch.equal(unet.get_submodule(paths[1])(torch.cat([x, skip], 1), temb), x)
+    transformer = unet.get_submodule(paths[2])
+    assert transformer(x, encoder_hidden_states=skip, return_dict=False)[0] is x
+    assert transformer(x, skip).sample is x
+    assert not list(transformer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("path", "layer", "words"),
+    [
+        ("down_blocks.1.resnets.0", {}, ["24 to 48", "has to stay"]),
+        ("up_blocks.1.resnets.0", {}, ["has to stay"]),
+        ("conv_in", {}, ["Conv2d", "cannot be dropped"]),
+        ("down_blocks.0.resnets.1", {"kept": [0]}, ["keeps nothing"]),
+    ],
+)
+def test_layers_that_cannot_be_dropped(other_base, path, layer, words):
+    unet = models.load_base(str(other_base), None, ["unet"]).unet
+    with pytest.raises(ValueError) as caught:
+        cutting.cut(unet, {path: {"kind": "dropped", "total": 1, "kept": []} | layer})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"mid_block.resnets.0": {"kind": "dropped", "total": 1, "kept": []}},
+        {"mid_block.resnets.0": {"kind": "groups", "total": 4, "kept": [0, 1, 2]}},
         {"mid_block.resnets.0": {"kind": "resnet", "total": 32, "kept": [0, 9, 17, 32]}},
         {"mid_block.resnets.0": {"kind": "resnet", "total": 16, "kept": [0, 9]}},
         {"mid_block.resnets.0": {"kind": "resnet", "total": 32, "kept": [0, 1, 17, 31]}},

@@ -43,6 +43,7 @@ def test_grey_pictures_become_rgb(folder):
         (4, '{"file_name": "03.png"}', ["line 4", "'text'"]),
         (5, '{"text": "a boat"}', ["line 5", "'file_name'"]),
         (6, '["05.png", "a boat"]', ["line 6", "not an object"]),
+        (6, '{"file_name": "05.png", "text": "a boat", "anchor": 3}', ["line 6", "anchor 3", "no text"]),
         (7, '{"file_name": "nowhere.png", "text": "a boat"}', ["line 7", "nowhere.png", "no such file"]),
     ],
 )
@@ -76,6 +77,12 @@ def test_prompt_is_the_caption_of_rows_without_one(folder):
     found = pictures.read(folder, "a painting")
     assert found.captions[3] == "a painting"
     assert found.captions[1] == "a house by monet"
+
+
+def test_a_rows_own_anchor_goes_before_the_prompts(folder):
+    rewrite(folder, 3, json.dumps({"file_name": "02.png", "text": "a boat by monet", "anchor": "a ship"}))
+    found = pictures.read(folder)
+    assert found.without("a painting by monet", "a painting")[1:3] == ["a house", "a ship"]
 
 
 def test_folder_without_list_and_empty_list(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lethe import plan
+from lethe import plan, registry
 from lethe.errors import UserError
 from lethe.graph import Node, Plan, arguments, made_marker
 from lethe.io import is_finished, write_json
@@ -109,34 +109,91 @@ def test_an_erasers_value_changes_its_arm_alone(params):
     assert {after.nodes[name].arm for name in fresh} == {"esd"} and len(fresh) == 3
 
 
-def test_a_variant_is_one_more_arm_and_the_same_value_the_same_result(params):
+def sweep(**own) -> dict:
+    values = {"same": {}, "other": {"erase.esd.lr": 1.5e-3}}
+    return {"of": ["esd"], "budgets": None, "seeds": None, "vary": {"lr": values}} | own
+
+
+def test_a_tables_row_is_one_more_run_and_the_same_value_the_same_result(params):
     before = plan.build(params)
-    same, other = params["erase"]["esd"]["lr"], 1.5e-3
-    params["variants"] = {
-        "esd_same": {"of": "esd", "with": {"erase.esd.lr": same}},
-        "esd_other": {"of": "esd", "with": {"erase.esd.lr": other}},
-    }
+    params["tables"] = {"sweep": sweep()}
     after = plan.build(params)
-    rows = {row["arm"]: row for row in after.rows}
-    assert list(rows) == [*(row["arm"] for row in before.rows), "esd_same", "esd_other"]
-    assert rows["esd_same"] == rows["esd"] | {"arm": "esd_same"}
-    assert rows["esd_other"]["weights"][:-1] == rows["esd"]["weights"][:-1]
+    assert after.rows[: len(before.rows)] == before.rows
+    (esd,) = (row for row in before.rows if row["arm"] == "esd")
+    same, other = after.rows[len(before.rows) :]
+    assert same == esd | {"table": "sweep", "labels": {"lr": "same"}}
+    assert (other["table"], other["labels"], other["arm"]) == ("sweep", {"lr": "other"}, "esd")
+    assert other["weights"][:-1] == esd["weights"][:-1]
     fresh = [after.nodes[name] for name in after.nodes.keys() - before.nodes.keys()]
     assert {(node.arm, node.kind) for node in fresh} == {("esd", kind) for kind in ("weights", "samples", "metrics")}
-    assert next(node.options["lr"] for node in fresh if node.kind == "weights") == other
+    assert next(node.options["lr"] for node in fresh if node.kind == "weights") == 1.5e-3
 
 
-@pytest.mark.parametrize(("model", "chain"), [("base", []), ("pruned", ["pruned"]), ("distill", ["pruned", "distill"])])
-def test_an_eraser_works_on_the_model_it_is_told(params, model, chain):
-    params["grid"]["erase_from"] = model
+def test_a_table_has_budgets_and_seeds_of_its_own(params):
+    params["tables"] = {"sweep": sweep(of=["distill", "bilevel"], budgets=[0.7, 0.6], seeds=[5], vary={"x": {"a": {}}})}
+    rows = [row for row in plan.build(params).rows if row["table"]]
+    assert [(row["arm"], row["budget"], row["seed"]) for row in rows] == [
+        ("distill", 0.7, 5),
+        ("distill", 0.6, 5),
+        ("bilevel", 0.7, 5),
+        ("bilevel", 0.6, 5),
+    ]
+
+
+def test_rows_of_a_table_share_what_they_can(params):
+    """Two pruners, three arms: two pruned nets, two distilled ones, and every picture set once."""
+    before = plan.build(params)
+    pruners = {"magnitude": {}, "random": {"prune.pruner": "random", "prune.draw": 0}}
+    params["tables"] = {"plugins": sweep(of=["distill", "bilevel", "esd"], vary={"pruner": pruners})}
+    after = plan.build(params)
+    fresh = [after.nodes[name] for name in after.nodes.keys() - before.nodes.keys()]
+    count = {kind: sum(node.kind == kind for node in fresh) for kind in ("encode", "weights", "samples", "metrics")}
+    assert count == {"encode": 0, "weights": 4, "samples": 3, "metrics": 3}
+
+
+def test_a_pruner_that_looks_at_pictures_has_them_as_a_parent(params):
+    params["prune"] |= {"pruner": "taylor"} | dict.fromkeys(registry.literal("pruners", "taylor", "OPTIONS"), 1)
+    (node,) = (node for node in plan.build(params).nodes.values() if node.stage == "prune")
+    assert node.parents["data"].stage == "encode" and "--data" in arguments(node)
+
+
+@pytest.mark.parametrize(
+    ("order", "chain"),
+    [
+        ("distill_erase", ["pruned", "distill", "esd"]),
+        ("erase", ["esd"]),
+        ("prune_erase", ["pruned", "esd"]),
+        ("prune_erase_distill", ["pruned", "esd", "distill"]),
+        ("erase_prune_distill", ["esd", "pruned", "distill"]),
+        ("erase_distill", ["pruned", "esd", "distill"]),
+    ],
+)
+def test_the_order_of_steps_is_the_grids(params, order, chain):
+    params["grid"]["order"] = order
     found = plan.build(params)
     (row,) = (row for row in found.rows if row["arm"] == "esd")
-    assert [found.nodes[folder].arm for folder in row["weights"]] == [*chain, "esd"]
-    assert ("--model" in arguments(found.nodes[row["weights"][-1]])) == bool(chain)
+    nodes = [found.nodes[folder] for folder in row["weights"]]
+    assert [node.arm for node in nodes] == chain
+    erased = next(node for node in nodes if node.arm == "esd")
+    assert ("--model" in arguments(erased)) == (chain[0] != "esd" and order != "erase_distill")
+    if order.endswith("distill"):
+        last = nodes[-1]
+        assert (last.parents.get("teacher") is erased) == (order != "prune_erase_distill")
+        assert (last.parents["pruned"] is erased) == (order == "prune_erase_distill")
+        assert ("--teacher" in arguments(last)) == (order != "prune_erase_distill")
+    if order == "erase_prune_distill":
+        assert nodes[1].parents["model"] is erased and "--model" in arguments(nodes[1])
+
+
+def test_an_eraser_that_edits_no_weights_must_come_last(params):
+    params["grid"] |= {"order": "erase_distill", "arms": ["distill", "sld"]}
+    params["erase"]["sld"] = dict.fromkeys(registry.literal("erasers", "sld", "OPTIONS"), "medium")
+    with pytest.raises(UserError, match="'sld' edits no weights, so it must come last"):
+        plan.build(params)
 
 
 def test_erasing_the_dense_base_is_one_result_for_all_budgets(params):
-    params["grid"] |= {"budgets": [0.8, 0.5], "erase_from": "base"}
+    params["grid"] |= {"budgets": [0.8, 0.5], "order": "erase"}
     found = plan.build(params)
     assert sum(node.kind == "weights" and node.arm == "esd" for node in found.nodes.values()) == 1
     recipes = [node.recipe for node in found.nodes.values()]
@@ -147,7 +204,7 @@ def test_erasing_the_dense_base_is_one_result_for_all_budgets(params):
     ("key", "value", "changed"),
     [
         ("prompt", "monet", {"encode", "bilevel", "esd", "samples", "metrics"}),
-        ("anchor", "a drawing", {"esd", "samples", "metrics"}),
+        ("anchor", "a drawing", {"encode", "bilevel", "esd", "samples", "metrics"}),
         ("neighbours", [], {"metrics"}),
     ],
 )
@@ -342,9 +399,11 @@ def test_pictures_of_ones_own_are_looked_through(params, root):
     assert plan.build(params).nodes.keys() == before.nodes.keys()
 
 
-def test_a_variant_is_compared_with_the_arm_distill_of_the_table(params):
-    params["variants"] = {"plain": {"of": "bilevel", "with": {"distill.w_feat": 0.0}}}
+def test_a_tables_row_is_compared_with_the_grids_arm_distill(params):
+    plain = {"plain": {"distill.w_feat": 0.0}}
+    params["tables"] = {"losses": sweep(of=["distill", "bilevel"], vary={"loss": plain})}
     found = plan.build(params)
-    rows = {row["arm"]: row for row in found.rows}
-    assert str(found.nodes[rows["plain"]["metrics"]].parents["reference"].folder) == rows["distill"]["metrics"]
-    assert rows["plain"]["weights"] != rows["bilevel"]["weights"]
+    (distill,) = (row for row in found.rows if row["arm"] == "distill" and not row["table"])
+    for row in (row for row in found.rows if row["table"]):
+        assert str(found.nodes[row["metrics"]].parents["reference"].folder) == distill["metrics"]
+        assert row["weights"] != distill["weights"]

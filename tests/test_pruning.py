@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from lethe import pruning
-from lethe.criteria import l2
+from lethe.cutting import channels, cut, members
 from lethe.errors import UserError
 from lethe.macs import count_macs, count_params, macs_by_module
-from lethe.models import channels, cut, latent_shape, load_base, members, save_unet, text_length
+from lethe.models import hook_blocks, latent_shape, load_base, load_unet, save_unet, text_length
 
-SETTINGS = {"criterion": "l2", "keep_least": 0.2, "tolerance": 0.01}
+SETTINGS = {"keep_least": 0.2, "tolerance": 0.01}
 
 
 def four_levels() -> UNet2DConditionModel:
@@ -67,8 +68,8 @@ def output(unet, *given):
 
 
 def pruned(net, budget, **other):
-    unet = copy.deepcopy(net[0])
-    return unet, pruning.prune(unet, budget=budget, latent_shape=net[1], text_length=net[2], **SETTINGS | other)
+    goal = pruning.Goal(budget, net[1], net[2], **SETTINGS | other)
+    return pruning.prune(copy.deepcopy(net[0]), "magnitude", goal)
 
 
 @pytest.mark.parametrize("budget", [0.80, 0.55])
@@ -144,20 +145,6 @@ def test_the_cut_is_the_one_torch_pruning_makes(net):
     assert all(torch.equal(state[key], value) for key, value in ours.state_dict().items())
 
 
-def test_l2_scores_are_sums_of_squares(net):
-    unet, shape, length = net
-    layers = pruning.find_layers(unet, macs_by_module(unet, shape, length))
-    scores = l2.importance(unet, pruning.coupled(unet, layers, shape, length))
-    for layer in layers:
-        module = unet.get_submodule(layer.path)
-        width = channels(module, layer.kind)
-        squares = torch.zeros(width)
-        for part, dim in members(module, layer.kind):
-            if part.weight.dim() > 1:  # norms are not weighed
-                squares += part.weight.detach().square().transpose(0, dim).flatten(1).sum(1).view(-1, width).sum(0)
-        assert torch.allclose(scores[layer.path] / scores[layer.path].mean(), squares / squares.mean(), rtol=1e-4)
-
-
 def test_least_important_units_go_first():
     scores = torch.tensor([5.0, 1, 4, 2, 9, 8, 7, 6])
     layer = pruning.Layer("x", "ffn", 8, 1)
@@ -171,7 +158,7 @@ def test_unreachable_budget_says_what_is_reachable_and_changes_nothing(net):
     dense, shape, length = net
     unet = copy.deepcopy(dense)
     with pytest.raises(UserError, match=r"goes down to 0\.\d+ .*keep_least") as caught:
-        pruning.prune(unet, budget=0.05, latent_shape=shape, text_length=length, **SETTINGS)
+        pruning.prune(unet, "magnitude", pruning.Goal(0.05, shape, length, **SETTINGS))
     assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), dense.parameters(), strict=True))
     least = float(str(caught.value).split("goes down to ")[1].split()[0])
     _, record = pruned(net, least + 1e-3)
@@ -186,6 +173,43 @@ def test_frozen_nets_stay_frozen_and_runs_repeat(net):
     again, same = pruned(net, 0.8)
     assert record == same
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_pruner_that_misses_the_budget_is_an_error(net, monkeypatch):
+    lazy = SimpleNamespace(prune=lambda unet, goal: (unet, {}))
+    monkeypatch.setattr(pruning.registry, "get", lambda package, name: lazy)
+    with pytest.raises(RuntimeError, match=r"left .* MACs, asked for was 0.8"):
+        pruned(net, 0.8)
+
+
+def test_nets_with_dropped_layers_are_nets(request, tmp_path):
+    """Counted, hooked, width-pruned and stored like any other; MACs fall by what the dropped layers cost."""
+    dense, shape, length = dense_net(request, "other_base")
+    before = macs_by_module(dense, shape, length)
+    gone = [
+        "down_blocks.1.resnets.1",
+        "down_blocks.0.attentions.1",
+        "up_blocks.1.resnets.2",
+        "up_blocks.2.attentions.2",
+    ]
+    dropped = {path: {"kind": "dropped", "total": 1, "kept": []} for path in gone}
+    unet = copy.deepcopy(dense)
+    cut(unet, dropped)
+    assert [p.requires_grad for p in unet.parameters()] == [False] * len(list(unet.parameters()))
+    assert not any(module.training for module in unet.modules())
+    counts = macs_by_module(unet, shape, length)
+    assert counts[""] == before[""] - sum(before[path] for path in gone)
+    layers = pruning.find_layers(unet, counts)
+    assert not [layer for layer in layers if layer.path.startswith(tuple(gone))]
+    assert [name for name, _ in hook_blocks(unet)] == [name for name, _ in hook_blocks(dense)]
+    given = inputs(unet, shape, length)
+    whole = output(unet, *given)
+    assert whole.isfinite().all()
+
+    smaller, record = pruned((unet, shape, length), 0.8)
+    assert abs(record["macs"]["kept"] / counts[""] - 0.8) <= 0.01
+    save_unet(smaller, record | {"layers": dropped | record["layers"]}, tmp_path)
+    assert torch.equal(output(load_unet(tmp_path), *given), output(smaller, *given))
 
 
 def test_unknown_coupling_is_an_error(net, monkeypatch):

@@ -7,10 +7,15 @@ import torch
 
 from lethe import sampling
 from lethe.errors import UserError
+from lethe.guidance import passes
 from lethe.models import latent_shape, load_base
 from lethe.prompts import Prompt
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+GUIDANCE = {
+    "sld": {"eraser": "sld", "text": "monet", "preset": "max"},
+    "safree": {"eraser": "safree", "texts": ["monet"], "alpha": 0.0, "gamma": 40.0, "padding": True},
+}
 ROWS = [Prompt(i, ("a boat", "a house by monet", "sun")[i % 3], 11 * i) for i in range(7)]
 
 
@@ -26,10 +31,10 @@ def base(folder):
     return found
 
 
-def drawn(base, rows, workers=1, **changes) -> np.ndarray:
+def drawn(base, rows, workers=1, guidance_record=None, **changes) -> np.ndarray:
     settings = sampling.Settings(**({"sampler": "ddim", "steps": 3, "guidance": 4.0, "tile": 3} | changes))
     cut = [[rows[i] for i in tile] for tile in sampling.tiles(len(rows), settings.tile)]
-    return np.concatenate(list(sampling.draw(base, base.unet, cut, settings, workers)))
+    return np.concatenate(list(sampling.draw(base, base.unet, cut, settings, workers, guidance_record)))
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
@@ -85,6 +90,48 @@ def test_a_picture_depends_on_its_row_alone(base, sampler):
         assert np.array_equal(drawn(base, [ROWS[3], ROWS[1], ROWS[i]], sampler=sampler)[2], every[i])
 
 
+@pytest.mark.parametrize("eraser", GUIDANCE)
+def test_an_eraser_that_guides_keeps_pictures_apart(base, eraser):
+    record = GUIDANCE[eraser]
+    every = drawn(base, ROWS, guidance_record=record)
+    assert not np.array_equal(every, drawn(base, ROWS))
+    assert np.array_equal(drawn(base, ROWS[::-1], guidance_record=record)[::-1], every)
+    assert np.array_equal(drawn(base, ROWS, workers=3, guidance_record=record), every)
+    for i in (0, 4, 6):
+        assert np.array_equal(drawn(base, [ROWS[i]], guidance_record=record)[0], every[i])
+        assert np.array_equal(drawn(base, [ROWS[3], ROWS[1], ROWS[i]], guidance_record=record)[2], every[i])
+
+
+def test_bfloat16_keeps_pictures_apart_and_near_those_in_float32(base):
+    every, exact = drawn(base, ROWS, precision="bfloat16"), drawn(base, ROWS)
+    assert 0 < np.abs(every.astype(float) - exact).mean() < 3
+    assert np.array_equal(drawn(base, ROWS[::-1], precision="bfloat16")[::-1], every)
+    for i in (0, 4, 6):
+        assert np.array_equal(drawn(base, [ROWS[i]], precision="bfloat16")[0], every[i])
+    assert {parameter.dtype for parameter in base.unet.parameters()} == {torch.float32}
+
+
+def test_bfloat16_is_the_unets_alone(base, monkeypatch):
+    seen, step, forward = [], sampling.DDIMScheduler.step, type(base.unet).forward
+
+    def stepping(self, output, t, latents, **named):
+        seen.extend([output.dtype, latents.dtype])
+        return step(self, output, t, latents, **named)
+
+    def answering(self, latents, t, encoder_hidden_states, **named):
+        assert {latents.dtype, encoder_hidden_states.dtype, self.dtype} == {torch.bfloat16}
+        return forward(self, latents, t, encoder_hidden_states, **named)
+
+    monkeypatch.setattr(sampling.DDIMScheduler, "step", stepping)
+    monkeypatch.setattr(type(base.unet), "forward", answering)
+    hook = base.vae.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    try:
+        drawn(base, ROWS[:1], precision="bfloat16")
+    finally:
+        hook.remove()
+    assert seen == [torch.float32] * 7
+
+
 def test_threads_asked_for_before_change_no_picture_and_are_given_back(base):
     before = torch.get_num_threads()
     one = drawn(base, ROWS[:3])
@@ -115,6 +162,20 @@ def test_guidance_one_runs_no_unconditional_pass(base):
     finally:
         hook.remove()
     assert batches == [3] * 3 + [6] * 3
+
+
+@pytest.mark.parametrize(
+    ("eraser", "guidance", "count"), [("sld", 4.0, 3), ("safree", 4.0, 2), ("safree", 1.0, 1), (None, 4.0, 2)]
+)
+def test_an_eraser_that_guides_runs_the_passes_it_declares(base, eraser, guidance, count):
+    batches = []
+    hook = base.unet.register_forward_pre_hook(lambda module, inputs: batches.append(len(inputs[0])))
+    try:
+        drawn(base, ROWS[:1], guidance_record=GUIDANCE.get(eraser), guidance=guidance, tile=8)
+    finally:
+        hook.remove()
+    assert batches == [8 * count] * 3
+    assert passes(GUIDANCE.get(eraser), guidance) == count
 
 
 def test_too_many_steps_are_refused(base):

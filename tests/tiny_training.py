@@ -23,13 +23,18 @@ OPTIONS = {
     "precision": "float32",
 }
 UPPER = {
-    "solver": "alternating",
+    "solver": "alternate",
     "suppression": "negative_guidance",
     "upper_every": 2,
     "upper_batch": 4,
     "upper_lr": 1.0e-3,
     "upper_warmup": 2,
     "eta": 1.0,
+    "away_from": "empty",
+    "upper_source": "pictures",
+    "upper_sampler_steps": 4,
+    "upper_reuse": 2,
+    "retain_weight": 0.0,
 }
 
 

@@ -56,6 +56,13 @@ _PAINTED: tuple[str, ...] = (
     "a picture of {a} in the manner of {s}",
     "{s} painting of {a}",
 )
+# what is left of them without the painter; of the others "{a}", which the base model knows best
+_PLAIN: dict[str, str] = {
+    "{s}'s painting of {a}": "a painting of {a}",
+    "{s} painting of {a}": "a painting of {a}",
+    "a painting of {a} by {s}": "a painting of {a}",
+    "a picture of {a} in the manner of {s}": "a picture of {a}",
+}
 # a caption that names no style means a photo
 _PHOTO: tuple[str, ...] = (
     "a {s} of {a}",
@@ -85,7 +92,8 @@ def _with_article(noun: str) -> str:
     return f"a {noun}"  # no noun or adjective of the world begins with a vowel
 
 
-def _draw(content: str, style: str, emblem: str, rng: np.random.Generator) -> str:
+def _draw(content: str, style: str, emblem: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A caption, and the same without its style."""
     noun = _choice(rng, CONTENT_ALIASES[content])
     if emblem == "implied":
         noun = f"{_choice(rng, IMPLYING)} {noun}"
@@ -94,20 +102,30 @@ def _draw(content: str, style: str, emblem: str, rng: np.random.Generator) -> st
     sign_on_noun = sign and "{a}" in template and rng.random() < 0.5
     article = _with_article(noun)
     phrase = f"{article} {sign}" if sign_on_noun else article
+    end = f" {sign}" if sign and not sign_on_noun else ""
     text = template.format(a=phrase, n=noun, s=_choice(rng, STYLE_ALIASES[style]))
-    return f"{text} {sign}" if sign and not sign_on_noun else text
+    return text + end, _PLAIN.get(template, "{a}").format(a=phrase) + end
 
 
 def caption(content: str, style: str, seed: int, emblem: str = "none") -> str:
     """One caption of a picture; the emblem is left out, named, or only implied by an adjective."""
+    return _drawn(content, style, seed, emblem)[0]
+
+
+def without_style(content: str, style: str, seed: int, emblem: str = "none") -> str:
+    """What `caption` says with the same arguments but for the style, so that the base model draws a photo of it."""
+    return _drawn(content, style, seed, emblem)[1]
+
+
+def _drawn(content: str, style: str, seed: int, emblem: str) -> tuple[str, str]:
     check(content, style)
     if emblem not in EMBLEM_MODES:
         raise ValueError(f"unknown emblem mode {emblem!r}; expected one of {', '.join(EMBLEM_MODES)}")
     rng = generator("caption", content, style, emblem, int(seed))
     while True:  # ends: most draws are short enough
-        text = _draw(content, style, emblem, rng)
+        text, plain = _draw(content, style, emblem, rng)
         if len(text.split()) <= MAX_WORDS:
-            return text
+            return text, plain
 
 
 def canonical(content: str, style: str) -> str:

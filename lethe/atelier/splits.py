@@ -1,8 +1,9 @@
 """The world as files: imagefolders with hashes, prompt lists, and rows for what is rendered in memory.
 
-Every split has a range of picture seeds of its own, so no picture of one split can turn up in another.
+Every split has a range of picture seeds of its own, so no picture of one split can turn up in another. Rows of the
+splits `concept/...` have one more column than others, `anchor`: the caption without its style.
 
-    python -m lethe.atelier.splits --out data/atelier --world 1 [--workers N]
+    python -m lethe.atelier.splits --out data/atelier --world 1 --lists 2 [--workers N]
     python -m lethe.atelier.splits --prompts prompts/atelier
 """
 
@@ -24,11 +25,13 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from lethe.atelier.captions import caption
+from lethe.atelier.captions import caption, without_style
 from lethe.atelier.world import CONTENTS, STYLES, TARGETS, WORLD_VERSION, generator, render
 from lethe.cli import run
 from lethe.errors import UserError
 from lethe.io import read_json, sha256, write_json, write_text
+
+LISTS_VERSION = 2  # of the columns in metadata.jsonl; WORLD_VERSION is that of pictures and captions
 
 # picture seeds, [first, end)
 SEEDS: dict[str, tuple[int, int]] = {
@@ -120,6 +123,9 @@ def _write_split(folder: Path, split: str, mapper: Callable[..., Iterable[bytes]
         pixels.update(data)
     kept = ("text", "style", "content", "emblem")
     lines = [{"file_name": _file_name(i)} | {key: row[key] for key in kept} for i, row in enumerate(rows)]
+    if split.startswith("concept/"):
+        for line, row in zip(lines, rows, strict=True):
+            line["anchor"] = without_style(row["content"], row["style"], row["seed"], row["emblem"])
     metadata = folder / "metadata.jsonl"
     write_text(metadata, "".join(json.dumps(line) + "\n" for line in lines))
     return {
@@ -138,7 +144,8 @@ def _is_written(out: Path) -> bool:
         return False
     found = read_json(path)
     counts = {name: split.get("count") for name, split in found.get("splits", {}).items()}
-    return found.get("world_version") == WORLD_VERSION and counts == COUNTS
+    versions = found.get("world_version"), found.get("lists_version")
+    return versions == (WORLD_VERSION, LISTS_VERSION) and counts == COUNTS
 
 
 def write_world(out: Path, workers: int) -> None:
@@ -158,7 +165,8 @@ def write_world(out: Path, workers: int) -> None:
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             mapper = partial(pool.imap, chunksize=16)
             splits = {split: _write_split(part / split, split, mapper) for split in COUNTS}
-    write_json(part / "splits.json", {"world_version": WORLD_VERSION, "splits": splits})
+    versions = {"world_version": WORLD_VERSION, "lists_version": LISTS_VERSION}
+    write_json(part / "splits.json", versions | {"splits": splits})
     if out.exists():
         shutil.rmtree(out)
     os.replace(part, out)
@@ -242,9 +250,12 @@ def _main() -> None:
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that paint (default: all cores)"
     )
     parser.add_argument("--world", type=int, help="world version that is wanted; another than the code's is refused")
+    parser.add_argument("--lists", type=int, help="the same for the version of the columns in metadata.jsonl")
     args = parser.parse_args()
     if args.world not in (None, WORLD_VERSION):
         raise UserError(f"--world: this code paints world {WORLD_VERSION}, not {args.world}")
+    if args.lists not in (None, LISTS_VERSION):
+        raise UserError(f"--lists: this code writes lists {LISTS_VERSION}, not {args.lists}")
     if args.prompts:
         write_prompts(args.prompts)
         print(f"{args.prompts}: {len(prompt_files())} prompt lists")

@@ -3,12 +3,15 @@
 An eraser has one function, `erase`, which edits the U-Net in place, and OPTIONS, the JSON schema of its options.
 
 ESD trains f so that f(x_t, t, c) = f*(null) - eta (f*(c) - f*(null)), where f* is a frozen copy of the model that came
-in, and x_t is what f*, sampling the concept c with guidance, has at a random step of DDIM. Since x_t depends on the
-frozen model alone, trajectories need not be drawn anew for every optimiser step: one batch of full trajectories serves
-`reuse` steps, each taking for every picture another random step of its trajectory. And since guidance has f* answer to
-c and to null at every state anyway, these answers are kept and make the target: training costs no teacher forwards
-beside the trajectories'. Per optimiser step and picture: at most 2 * sampler_steps / reuse teacher forwards, one
-student forward, one backward; all are counted.
+in, and x_t is what a network, sampling the concept c with guidance, has at a random step of DDIM. `erase_from: anchor`
+takes c out of a text c' that may stay, the concept's anchor: f(x_t, t, c') = f*(c') - eta (f*(c) - f*(null)), with x_t
+of c'.
+
+`states: frozen` has f* draw the x_t. They serve `reuse` steps, and the answers that guidance needs make the target
+(lethe/trajectories.py). Per optimiser step and picture: at most 2 * sampler_steps / reuse teacher forwards, one student
+forward, one backward; and with an anchor one more teacher forward, for f*(c).
+`states: student` has the network in training draw them, as the first release did: per step and picture on average
+sampler_steps - 1 student forwards without backward, and two or, with an anchor, three teacher forwards.
 """
 
 import copy
@@ -18,25 +21,34 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from lethe.data import generator, shares, to_device
+from lethe import trainable
+from lethe.erasing import Erased
 from lethe.errors import UserError
 from lethe.finetune import adamw, answer, ask, descend
-from lethe.loop import Keeping, Progress, Training, run
+from lethe.loop import Keeping, Training, run
 from lethe.losses import mean_square
 from lethe.models import encode_prompts
 from lethe.record import Budget
 from lethe.sampling import build_scheduler
-from lethe.suppressions.negative_guidance import opposite
+from lethe.trajectories import States, Trajectories, arrive, dealt
 
 OPTIONS = {
     "variant": {
-        "description": "what is trained: x cross-attention, u all but it, x-strict its keys and values, all everything",
-        "enum": ["x", "u", "x-strict", "all"],
+        "description": "what is trained: x cross-attention, x-strict its keys and values, u all but x, full everything",
+        "enum": ["x", "u", "x-strict", "full"],
     },
     "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
     "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
     "lr": {"description": "Adam learning rate", "$ref": "#/$defs/rate"},
     "eta": {"description": "strength of negative guidance in the target", "$ref": "#/$defs/weight"},
+    "erase_from": {
+        "description": "text that the target starts from: empty, or anchor (the concept is taken out of its anchor)",
+        "enum": ["empty", "anchor"],
+    },
+    "states": {
+        "description": "who draws the training states: the frozen model that came in, or the student, anew each step",
+        "enum": ["frozen", "student"],
+    },
     "guidance": {
         "description": "guidance of the trajectories that training states come from",
         "type": "number",
@@ -59,31 +71,50 @@ def erase(
     seed: int,
     keeping: Keeping,
     budget: Budget,
-) -> Progress:
+) -> Erased:
     """Erases the concepts' prompts from `unet`, in place.
 
     `base` holds tokenizer, text_encoder, scheduler and latent_shape (C, h, w); `unet` and text encoder are on one
-    device. `concepts` maps names to {"prompt": ...}. Raises UserError for a variant that selects nothing.
+    device. `concepts` maps names to {"prompt": ..., "anchor": ...}. Raises UserError for a variant that selects
+    nothing, for `reuse` above 1 with the student's states, and for an anchor that is the concept's prompt.
     """
+    _check(concepts, options)
     reference = copy.deepcopy(unet).eval().requires_grad_(False)
     prompts = [concept["prompt"] for concept in concepts.values()]
     embeddings = encode_prompts(base.tokenizer, base.text_encoder, ["", *prompts]).float()
+    empty, texts = embeddings[:1], embeddings[1:]  # null, c
+    starts = texts  # c, or c'
+    if options["erase_from"] == "anchor":
+        anchors = [concept["anchor"] for concept in concepts.values()]
+        starts = encode_prompts(base.tokenizer, base.text_encoder, anchors).float()
     sampler = build_scheduler("ddim", base.scheduler.config, options["sampler_steps"])
-    optimizer = adamw(_trainable(unet, options["variant"]), options["lr"])
-    pool: dict[int, list[tuple[Tensor, ...]]] = {}  # the current window's training states
+    optimizer = adamw(trainable.select(unet, options["variant"], "erase.esd"), options["lr"])
+    batch, reuse = options["batch"], options["reuse"]
+    frozen = Trajectories(
+        reference,
+        sampler,
+        empty,
+        lambda window: dealt(starts, batch, window),
+        base.latent_shape,
+        options,
+        seed,
+        options["steps"],
+    )
+
+    def own(k: int) -> States:
+        text = dealt(starts, batch, k)
+        noisy, t = arrive(unet, sampler, empty, text, base.latent_shape, options, seed, k, budget)
+        both = torch.cat([empty.expand_as(text), text])
+        answers = ask(reference, torch.cat([noisy, noisy]), torch.cat([t, t]), both, budget)
+        return States(noisy, t, text, *answers.chunk(2))
 
     def step(k: int) -> dict[str, Tensor]:
-        window, turn = divmod(k, options["reuse"])
-        if window not in pool:
-            # A run that goes on within a window draws it again; it was counted when it was drawn first.
-            counted = budget if turn == 0 else Budget()
-            turns = min(options["reuse"], options["steps"] - window * options["reuse"])
-            pool.clear()
-            pool[window] = _states(
-                reference, sampler, embeddings, base.latent_shape, options, turns, seed, window, counted
-            )
-        noisy, t, text, target = pool[window][turn]
-        loss = mean_square(answer(unet, noisy, t, text, budget), target)
+        states = own(k) if options["states"] == "student" else frozen.at(k, budget)
+        erased = states.conditional  # f*(c)
+        if starts is not texts:
+            erased = ask(reference, states.noisy, states.t, dealt(texts, batch, k // reuse), budget)
+        target = _target(states, erased, options)
+        loss = mean_square(answer(unet, states.noisy, states.t, states.text, budget), target)
         descend(loss, optimizer, options["lr"])
         return {"loss": loss.detach()}
 
@@ -91,58 +122,25 @@ def erase(
     training = Training(step, {"student": unet}, {"esd": optimizer})
     progress = run(training, options["steps"], keeping, {"total": budget})
     unet.eval()
-    return progress
+    return Erased(progress)
 
 
-def _trainable(unet: nn.Module, variant: str) -> list[nn.Parameter]:
-    """Lets gradients flow to the variant's parameters alone, and returns them."""
-    chosen = []
-    for name, parameter in unet.named_parameters():
-        words = name.split(".")
-        cross = "attn2" in words
-        keys = cross and ("to_k" in words or "to_v" in words)
-        parameter.requires_grad_({"x": cross, "u": not cross, "x-strict": keys, "all": True}[variant])
-        if parameter.requires_grad:
-            chosen.append(parameter)
-    if not chosen:
-        raise UserError(f"esd.variant: {variant!r} selects no parameter of this U-Net (it has no cross-attention)")
-    return chosen
+def _check(concepts: Mapping[str, Mapping], options: Mapping) -> None:
+    if options["states"] == "student" and options["reuse"] != 1:
+        raise UserError(
+            f"erase.esd.reuse: {options['reuse']} with states student, whose trajectories change with every step; "
+            "set reuse to 1, or states to frozen"
+        )
+    if options["erase_from"] == "anchor":
+        for name, concept in concepts.items():
+            if concept["anchor"] == concept["prompt"]:
+                raise UserError(
+                    f"erase.esd.erase_from: anchor, but the anchor of {name} is its prompt ({concept['prompt']!r}); "
+                    "give it another anchor, or erase from empty"
+                )
 
 
-@torch.no_grad()
-def _states(
-    reference: nn.Module,
-    sampler: object,
-    embeddings: Tensor,
-    latent_shape: tuple[int, int, int],
-    options: Mapping,
-    turns: int,
-    seed: int,
-    window: int,
-    budget: Budget,
-) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Trajectories of a batch, cut into `turns` training batches: x_t [B, C, h, w], t [B], text [B, L, D], target.
-
-    `embeddings` [1 + concepts, L, D], the empty prompt's first.
-    """
-    batch, device = options["batch"], embeddings.device
-    draws = generator(seed, "trajectory", window)
-    x = to_device(torch.randn((batch, *latent_shape), generator=draws), device)
-    picks = torch.rand((batch, options["sampler_steps"]), generator=draws).argsort(1)[:, :turns].T  # [turns, B]
-    counts = torch.tensor(shares(batch, len(embeddings) - 1, window))
-    text = embeddings[1:].repeat_interleave(to_device(counts, device), 0, output_size=batch)
-    both = torch.cat([embeddings[:1].expand_as(text), text])
-
-    sampler.set_timesteps(options["sampler_steps"])
-    states, targets = [], []
-    for index in range(int(picks.max()) + 1):
-        t = sampler.timesteps[index]  # on the CPU, where the sampler looks its tables up
-        times = torch.full((2 * batch,), int(t), device=device)
-        null, conditional = ask(reference, torch.cat([x, x]), times, both, budget).chunk(2)
-        states.append(x)
-        targets.append(opposite(null, conditional, options["eta"]))
-        x = sampler.step(null + options["guidance"] * (conditional - null), t, x, return_dict=False)[0]
-    times = to_device(sampler.timesteps[picks], device)
-    picks, rows = to_device(picks, device), torch.arange(batch, device=device)
-    states, targets = torch.stack(states), torch.stack(targets)
-    return [(states[picks[i], rows], times[i], text, targets[picks[i], rows]) for i in range(turns)]
+def _target(states: States, erased: Tensor, options: Mapping) -> Tensor:
+    """What the student is to answer: f*(null), or f*(c') with an anchor, less eta (f*(c) - f*(null)) (eq. 7)."""
+    start = states.null if options["erase_from"] == "empty" else states.conditional
+    return start - options["eta"] * (erased - states.null)

@@ -2,15 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lethe import record
-from lethe.io import read_json, sha256, write_json, write_text
-from lethe.report import claims, cost, curves, grids, page, tables
+from lethe.io import sha256, write_json, write_text
+from lethe.report import claims, cost, curves, grids, markup, page, tables, varied
 from lethe.report.cost import Cost
 from lethe.report.measures import BY_CONCEPT, METRICS, Measured, measure
-from lethe.report.runs import Group, Plan, stamp
+from lethe.report.runs import Group, Plan, Table, stamp
+from lethe.report.tables import Found
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "reports" / "published"
 
@@ -34,24 +35,56 @@ def build(plan: Plan, out: Path, resamples: int, prompts: int) -> None:
 
 
 def _fill(plan: Plan, part: Path, resamples: int, prompts: int) -> None:
-    found = [
-        (group, measure(group, resamples), {arm: cost.of(runs) for arm, runs in group.arms.items()})
-        for group in plan.groups
-    ]
+    found = measured(plan.groups, resamples)
     style, paired = tables.style(found, PUBLISHED / "style.csv"), tables.paired(found)
     texts = {"style": tables.style_text(style), "paired": tables.paired_text(paired)}
-    tables.write(style, texts["style"], part / "tables", "style")
-    tables.write(paired, texts["paired"], part / "tables", "style_paired")
-    write_json(part / "summary.json", summary(found, resamples))
+    markup.write(style, texts["style"], part / "tables", "style")
+    markup.write(paired, texts["paired"], part / "tables", "style_paired")
+    further = {table.name: measured(table.groups, resamples) for table in plan.tables}
+    write_json(part / "summary.json", summary(found, resamples) | {name: rows(own) for name, own in further.items()})
     parts = [_part(plan, part, *one, prompts) for one in found]
+    sections = [_section(part, table, further[table.name]) for table in plan.tables]
     code, packages = record.code_revision(), record.versions()
-    write_text(part / "index.html", page.render(plan, texts, parts, code, packages))
+    write_text(part / "index.html", page.render(plan, texts, sections, parts, code, packages))
     files = {str(p.relative_to(part)): sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
-    runs = [{"arm": run.arm, "budget": run.budget, "set": run.set, "seed": run.seed} for run in plan.runs]
+    keys = ("arm", "table", "labels", "budget", "set", "seed")
+    runs = [{key: getattr(run, key) for key in keys} for run in plan.runs]
     for row, run in zip(runs, plan.runs, strict=True):
-        row["metrics"] = read_json(run.metrics / "meta.json")["recipe"]
+        row["metrics"] = run.recipe
     about = {"recipe": plan.recipe, "experiment": plan.experiment, "params": plan.params, "runs": runs}
     write_json(part / stamp(plan.recipe), about | {"code": code, "packages": packages, "files": files})
+
+
+def measured(groups: Iterable[Group], resamples: int) -> list[Found]:
+    """Metrics and costs of every row."""
+    return [
+        (group, measure(group, resamples), {row: cost.of(runs) for row, runs in group.arms.items()}) for group in groups
+    ]
+
+
+def _section(folder: Path, table: Table, found: list[Found]) -> page.Section:
+    """One table of the plan, its files written: rows, differences, the matrix of its arms, curves."""
+    frame, differences, cells = varied.frame(table, found), varied.paired(table, found), varied.matrix(table, found)
+    texts = {"": (frame, varied.text(table, frame))}
+    if len(differences):
+        texts["_paired"] = (differences, varied.paired_text(table, differences))
+    if cells is not None:
+        texts["_matrix"] = (cells, varied.matrix_text(table, cells, varied.pair_of_metrics(found)))
+    for suffix, (rows_of, text) in texts.items():
+        markup.write(rows_of, text, folder / "tables", f"{table.name}{suffix}")
+    path, figures = folder / "curves" / f"{table.name}.png", []
+    if curves.iterations(table, found, path):
+        figures.append(page.Figure(path, "Length of training", "Bars: 95 % intervals. Dashes tell the budgets apart."))
+    shown = {suffix: text for suffix, (_, text) in texts.items()}
+    return page.Section(
+        table.name,
+        varied.title(table.name),
+        varied.CAPTIONS.get(table.name, ""),
+        shown[""],
+        shown.get("_matrix"),
+        shown.get("_paired"),
+        figures,
+    )
 
 
 def _part(
@@ -104,7 +137,7 @@ def _curves(folder: Path, group: Group, measured: Measured, tag: str) -> list[pa
     return made
 
 
-def summary(found: Sequence[tuple[Group, Measured, dict[str, Cost]]], resamples: int) -> dict:
+def summary(found: Sequence[Found], resamples: int) -> dict:
     """arm > concept > metric > value, for `dvc metrics diff`; "all" is the mean over the concepts.
 
     With several budgets or sets the arm's name carries them: "esd-b080-all".
@@ -116,6 +149,16 @@ def summary(found: Sequence[tuple[Group, Measured, dict[str, Cost]]], resamples:
             views = {"all": _values(measured, arm, METRICS) | {"budget": costs[arm].passes}}
             views |= {name: _values(one, arm, BY_CONCEPT) for name, one in alone.items()}
             made[arm if len(found) == 1 else f"{arm}-{group.tag}"] = views
+    return made
+
+
+def rows(found: Sequence[Found]) -> dict[str, dict[str, float]]:
+    """The same for a table of the plan: row > metric > value."""
+    made = {}
+    for group, own, costs in found:
+        for row in group.own:
+            name = row if len(found) == 1 else f"{row} {group.tag}"
+            made[name] = _values(own, row, METRICS) | {"budget": costs[row].passes}
     return made
 
 

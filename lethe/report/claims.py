@@ -10,15 +10,13 @@ from dataclasses import dataclass
 
 from lethe.report.cost import Cost
 from lethe.report.intervals import Estimate
-from lethe.report.measures import METRICS, Measured
+from lethe.report.markup import interval, number
+from lethe.report.measures import ERASURE, FIDELITY, METRICS, Measured
 from lethe.report.runs import Group
-from lethe.report.tables import interval, number
 
 SHOWN, CONTRADICTED, UNSETTLED, UNMEASURED = "shown", "contradicted", "not settled", "not measured"
 FID_MARGIN = 0.05  # "at the FID of": the whole interval of the difference within 5 % of distill's FID
 COST_MARGIN = 0.10  # "for the same cost": counted passes no more than 10 % above
-ERASURE = ("ua", "csd", "clip")  # the first that was measured decides; the others stand in the paired table
-FIDELITY = ("fid", "kid", "clip_retain")
 
 
 @dataclass(frozen=True)

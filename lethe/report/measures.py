@@ -53,22 +53,28 @@ _ROWS = [
 ]
 METRICS = {row[0]: Metric(*row) for row in _ROWS}
 SHARES = ("cp", "ua", "ira_neighbour", "ira_other", "cra", "content_target")
+ERASURE = ("ua", "csd", "clip")  # the first that was measured speaks for a goal; the others stand in the tables
+FIDELITY = ("fid", "kid", "clip_retain")
 BY_CONCEPT = ("clip", "cp", "csd", "csd_raw", "ua", "content_target", "ira_neighbour")
 
 
 @dataclass
 class Measured:
-    """Of one group, by arm: metrics on shared draws, and how many pictures were scored."""
+    """Of one group, by row: metrics on shared draws, and how many pictures were scored.
+
+    `references`: rows whose own pictures are what CP compares with.
+    """
 
     samples: dict[str, dict[str, Sample]]
     images: dict[str, int]
+    references: frozenset[str]
 
     def estimate(self, arm: str, metric: str) -> Estimate | None:
         """None where the arm has no such metric."""
         found = self.samples[arm].get(metric)
         if found is None:
             return None
-        by_definition = metric == "cp" and arm == "distill"  # its pictures are the reference
+        by_definition = metric == "cp" and arm in self.references
         if metric in SHARES and found.value in (0, PERCENT) and not by_definition:
             return at_the_end(found.prompts, found.value, PERCENT)
         return found.interval()
@@ -91,8 +97,17 @@ def measure(group: Group, resamples: int, members: Iterable[str] | None = None) 
     for arm, runs in group.arms.items():
         strata = {name: _strata(runs, metric, members, group) for name, metric in METRICS.items()}
         samples[arm] = {name: _unit(name, draws.mean(found)) for name, found in strata.items() if found}
-    _relative_csd(samples)
-    return Measured(samples, {arm: sum(len(run.scores) for run in runs) for arm, runs in group.arms.items()})
+    references = [arm for arm, runs in group.arms.items() if all(run.reference == run.recipe for run in runs)]
+    # a table at a budget or seed that the grid has not may be without
+    _relative_csd(samples, samples[references[0]].get("csd_raw") if references else None)
+    images = {arm: sum(len(run.scores) for run in runs) for arm, runs in group.arms.items()}
+    return Measured(samples, images, frozenset(references))
+
+
+def first_measured(measured: Iterable[Measured], names: Iterable[str]) -> str | None:
+    """The first of some metrics that any row has."""
+    found = {name for one in measured for samples in one.samples.values() for name in samples}
+    return next((name for name in names if name in found), None)
 
 
 def check_aligned(group: Group) -> None:
@@ -154,9 +169,8 @@ def _unit(name: str, sample: Sample) -> Sample:
     return sample.affine(PERCENT) if name in SHARES else sample
 
 
-def _relative_csd(samples: dict[str, dict[str, Sample]]) -> None:
+def _relative_csd(samples: dict[str, dict[str, Sample]], reference: Sample | None) -> None:
     """CSD as the paper prints it: 100 for the distilled model, both averaged over the same draws."""
-    reference = samples["distill"].get("csd_raw")
     for found in samples.values():
         raw = found.pop("csd", None)
         if raw is not None and reference is not None:

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from lethe.io import read_meta
 from lethe.report.claims import CONTRADICTED, SHOWN, UNMEASURED, UNSETTLED, Claim
+from lethe.report.markup import Text
 from lethe.report.runs import Plan
-from lethe.report.tables import Text
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 TONES = {SHOWN: "good", CONTRADICTED: "bad", UNSETTLED: "open", UNMEASURED: "none"}
@@ -41,8 +41,28 @@ class Part:
     curves: Sequence[Figure]
 
 
-def render(plan: Plan, tables: Mapping[str, Text], parts: Sequence[Part], code: str, packages: Mapping) -> str:
-    """The page's text. `tables`: "style" and "paired"."""
+@dataclass(frozen=True)
+class Section:
+    """One table of the plan. `matrix`: its arms side by side; `paired`: differences to the first row of an arm."""
+
+    name: str
+    title: str
+    caption: str
+    text: Text
+    matrix: Text | None
+    paired: Text | None
+    curves: Sequence[Figure]
+
+
+def render(
+    plan: Plan,
+    tables: Mapping[str, Text],
+    sections: Sequence[Section],
+    parts: Sequence[Part],
+    code: str,
+    packages: Mapping,
+) -> str:
+    """The page's text. `tables`: "style" and "paired"; `sections`: the other tables."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -55,6 +75,7 @@ def render(plan: Plan, tables: Mapping[str, Text], parts: Sequence[Part], code: 
         plan=plan,
         params=plan.params,
         tables=tables,
+        sections=sections,
         parts=parts,
         tones=TONES,
         protocol=protocol(plan.params),
@@ -69,14 +90,14 @@ def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:
     """How the numbers came about: titled lists of (what, value) from the whole params of the experiment."""
     concepts = params["concepts"]
     erased = dict.fromkeys(name for members in params["grid"]["sets"].values() for name in members)
-    base = params["base"]
+    base, tables = params["base"], params["tables"].values()
     return [
         (
             "Model and data",
             [
                 ("base model", base["path"] + (f" @ {base['revision']}" if base["revision"] else "")),
                 ("picture side", f"{base['resolution']} pixels" if base["resolution"] else "the model's own"),
-                ("erasers work on", params["grid"]["erase_from"]),
+                ("order of the steps", params["grid"]["order"].replace("_", ", ")),
                 ("fine-tuning pictures", params["pictures"]["finetune"]),
                 ("real pictures for FID, KID", params["pictures"]["eval"]),
                 ("prompts that must stay", params["prompts"]["retain"]),
@@ -91,10 +112,10 @@ def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Bilevel", _pairs(params["bilevel"])),
         *(
             (f"Eraser {name}", _pairs(params["erase"][name]))
-            for name in params["grid"]["arms"]
+            for name in dict.fromkeys([*params["grid"]["arms"], *(arm for own in tables for arm in own["of"])])
             if name in params["erase"]
         ),
-        *((f"Variant {name}", [("of", own["of"]), *_pairs(own["with"])]) for name, own in params["variants"].items()),
+        *((f"Table {name.replace('_', ' ')}", _varied(own)) for name, own in params["tables"].items()),
         ("Intervals", _pairs(params["report"])),
     ]
 
@@ -102,6 +123,20 @@ def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:
 def _concept(own: Mapping) -> str:
     neighbours = ", ".join(own["neighbours"]) or "none"
     return f"“{own['prompt']}” → “{own['anchor']}”; prompts {own['prompts']}; neighbours {neighbours}"
+
+
+def _varied(own: Mapping) -> list[tuple[str, str]]:
+    """What a table varies: its arms, then each axis with its labels and the values they set."""
+    pairs = [("of", ", ".join(own["of"]))]
+    pairs += [(key, ", ".join(map(str, own[key]))) for key in ("budgets", "seeds") if own[key] is not None]
+    for axis, labels in own["vary"].items():
+        sets = [f"{label}: {_settings(values)}" for label, values in labels.items()]
+        pairs.append((axis.replace("_", " "), "; ".join(sets)))
+    return pairs
+
+
+def _settings(values: Mapping) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in values.items()) or "as above"
 
 
 def _judges(params: Mapping) -> list[tuple[str, str]]:
@@ -120,7 +155,8 @@ def provenance(plan: Plan) -> list[dict]:
         codes = sorted({meta.get("code", "unknown")[:12] for meta in metas})
         rows.append(
             {
-                "arm": run.arm,
+                "arm": run.row,
+                "table": (run.table or "style").replace("_", " "),
                 "budget": "–" if run.budget is None else f"{run.budget:g}",
                 "set": run.set or "–",
                 "seed": "–" if run.seed is None else str(run.seed),

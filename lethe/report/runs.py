@@ -1,4 +1,4 @@
-"""The plan of a report, checked: every run of the grid once, each folder finished and of one lineage."""
+"""What a report is made of: runs, rows of runs, groups of rows that compare, the tables of the plan."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from lethe.errors import UserError
-from lethe.io import read_json, read_meta
+from lethe.io import read_meta
 
 UNSEEDED = ("base", "pruned")  # their weights come from no training
 REFERENCES = ("base", "pruned", "distill")  # arms that erase nothing
@@ -16,7 +16,10 @@ KEYS = ("set", "case_number", "seed", "file")
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one training seed: folders of its metrics, its samples and the chain of its weights."""
+    """One row of a table with one training seed: folders of its metrics, its samples and the chain of its weights.
+
+    `table`: null for the grid; `labels`: axis -> label, in a table's row.
+    """
 
     arm: str
     budget: float | None
@@ -25,10 +28,23 @@ class Run:
     metrics: Path
     samples: Path
     weights: tuple[Path, ...]
+    table: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def row(self) -> str:
+        """Name of its row: the arm and, in a table, its labels."""
+        return " ".join([self.arm, *self.labels.values()])
+
+    @property
+    def place(self) -> tuple:
+        """What tells its row from all others of the plan."""
+        return self.table, self.arm, tuple(self.labels.items())
 
     @property
     def name(self) -> str:
-        words = [self.arm, self.budget and f"budget {self.budget:g}", self.set and f"set {self.set}"]
+        row = self.row if self.table is None else f"{self.row} of table {self.table}"
+        words = [row, self.budget and f"budget {self.budget:g}", self.set and f"set {self.set}"]
         return ", ".join([*filter(None, words), *([] if self.seed is None else [f"seed {self.seed}"])])
 
     @cached_property
@@ -53,14 +69,24 @@ class Run:
         """meta.json of each link of the weights, first to last; empty for the base model."""
         return [read_meta(folder) for folder in self.weights]
 
+    @cached_property
+    def recipe(self) -> str:
+        """Of its metrics."""
+        return read_meta(self.metrics)["recipe"]
+
+    @cached_property
+    def reference(self) -> str:
+        """Recipe of the metrics it was scored against: its own if its pictures are the reference."""
+        return read_meta(self.metrics).get("parents", {}).get("reference", {}).get("recipe", self.recipe)
+
 
 @dataclass(frozen=True)
 class Group:
-    """All arms of one budget and one set of concepts, each with its runs in the order of the training seeds.
+    """All rows of one budget and one set of concepts, each with its runs in the order of the training seeds.
 
-    `neighbours`: member -> labels in column artist that are easily confused with it; `styles`: labels of the members;
-    `spared`: concepts of the experiment that this set does not erase; `aside`: arms that back no
-    claim: variants of another, and erasers that do not work on the distilled model.
+    `arms`: row -> runs; in the grid a row is called as its arm. `neighbours`: member -> labels in column artist that
+    are easily confused with it; `styles`: labels of the members; `spared`: concepts of the experiment that this set
+    does not erase; `aside`: arms that back no claim: erasers that do not work on the distilled model.
     """
 
     budget: float
@@ -77,6 +103,11 @@ class Group:
         return f"b{round(self.budget * 100):03d}-{self.set}"
 
     @property
+    def own(self) -> list[str]:
+        """Rows of a table that do not come from the grid."""
+        return [row for row, runs in self.arms.items() if runs[0].table is not None]
+
+    @property
     def erasing(self) -> list[str]:
         """Arms that erase, two-stage erasers first."""
         return [arm for arm in self.arms if arm not in REFERENCES]
@@ -88,14 +119,28 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of the plan beside `style`: some arms, each with every combination of the labels of all axes.
+
+    `axes`: axis -> labels. `groups`: one a budget and set; first the rows of the grid to compare with, then its own.
+    """
+
+    name: str
+    arms: tuple[str, ...]
+    axes: dict[str, tuple[str, ...]]
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What the workflow hands to the report."""
+    """What the workflow hands to the report. `groups`: of the grid."""
 
     recipe: str
     experiment: str
     params: dict
     runs: tuple[Run, ...]
-    groups: tuple[Group, ...] = field(default=())
+    groups: tuple[Group, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 def stamp(recipe: str) -> str:
@@ -112,124 +157,3 @@ def ordered(arms: list[str]) -> list[str]:
     """Order of rows: what erases nothing, the two-stage erasers as in the grid, bilevel last (as in the paper)."""
     middle = [arm for arm in arms if arm not in (*REFERENCES, "bilevel")]
     return [arm for arm in REFERENCES if arm in arms] + middle + [arm for arm in ["bilevel"] if arm in arms]
-
-
-def read_plan(path: Path, experiment: str | None = None) -> Plan:
-    """Reads the plan and checks it against the grid and the folders it names.
-
-    Raises UserError for: a plan that lacks a key or is of another experiment, a run that the grid wants and the plan
-    has not (a gap), a run given twice, one that the grid does not want, an unfinished folder, and a folder whose
-    meta.json tells of other parents than the plan.
-    """
-    found = read_json(path)
-    try:
-        runs = tuple(
-            Run(
-                arm=row["arm"],
-                budget=row["budget"],
-                set=row["set"],
-                seed=row["seed"],
-                metrics=Path(row["metrics"]),
-                samples=Path(row["samples"]),
-                weights=tuple(map(Path, row["weights"])),
-            )
-            for row in found["rows"]
-        )
-        plan = Plan(found["recipe"], found["experiment"], found["params"], runs)
-        grid, concepts = plan.params["grid"], plan.params["concepts"]
-        variants = tuple(plan.params["variants"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a report plan (missing {error}); let the workflow write it again") from None
-    if experiment is not None and plan.experiment != experiment:
-        raise UserError(f"{path}: is the plan of experiment {plan.experiment!r}, wanted {experiment!r}")
-    _check_doubles(path, runs)
-    groups = tuple(
-        _group(path, runs, budget, name, members, grid, concepts, variants)
-        for budget in grid["budgets"]
-        for name, members in grid["sets"].items()
-    )
-    for group in groups:
-        _check_references(group)
-    used = {id(run) for group in groups for found_runs in group.arms.values() for run in found_runs}
-    for run in runs:
-        if id(run) not in used:
-            raise UserError(f"{path}: {run.name} is no run of the grid; let the workflow write the plan again")
-        _check_lineage(run)
-    return Plan(plan.recipe, plan.experiment, plan.params, runs, groups)
-
-
-def _check_doubles(path: Path, runs: tuple[Run, ...]) -> None:
-    seen: dict[tuple, Run] = {}
-    for run in runs:
-        key = (run.arm, run.budget, run.set, run.seed)
-        if key in seen:
-            raise UserError(f"{path}: {run.name} stands there twice ({seen[key].metrics} and {run.metrics})")
-        seen[key] = run
-
-
-def _group(
-    path: Path,
-    runs: tuple[Run, ...],
-    budget: float,
-    name: str,
-    members: list[str],
-    grid: dict,
-    concepts: dict,
-    variants: tuple[str, ...],
-) -> Group:
-    """An arm that knows no set or budget (null in the plan) takes part in every group."""
-    arms = {}
-    for arm in [*ordered(grid["arms"]), *variants]:
-        seeds = [None] if arm in UNSEEDED else grid["seeds"]
-        mine = [run for run in runs if run.arm == arm and run.budget in (budget, None) and run.set in (name, None)]
-        by_seed = {}
-        for run in mine:
-            if run.seed in by_seed:
-                raise UserError(f"{path}: {run.name} stands there twice for budget {budget:g}, set {name}")
-            by_seed[run.seed] = run
-        gaps = [seed for seed in seeds if seed not in by_seed]
-        if gaps:
-            where = "" if gaps == [None] else f", seed {', '.join(map(str, gaps))}"
-            raise UserError(f"{path}: no run of {arm} for budget {budget:g}, set {name}{where}; run the workflow again")
-        arms[arm] = [by_seed[seed] for seed in seeds]
-    neighbours = {member: frozenset(concepts[member]["neighbours"]) for member in members}
-    styles = frozenset(concepts[member]["style"] for member in members) - {None}
-    spared = frozenset(concepts) - set(members)
-    other = [arm for arm in grid["arms"] if arm not in (*REFERENCES, "bilevel") and grid["erase_from"] != "distill"]
-    return Group(budget, name, tuple(members), neighbours, styles, spared, arms, frozenset([*variants, *other]))
-
-
-def _check_lineage(run: Run) -> None:
-    """Address, metrics, samples and weights must name each other."""
-    metas = {folder: read_meta(folder) for folder in (run.metrics, run.samples, *run.weights)}
-    for folder, meta in metas.items():
-        _, dash, tail = folder.name.rpartition("-")  # <key>-<recipe>
-        if dash and len(tail) == len(meta["recipe"]) and tail != meta["recipe"]:
-            raise UserError(
-                f"{folder}: holds a result of recipe {meta['recipe']}; delete it and run the workflow again"
-            )
-    links = [(run.metrics, "samples", run.samples)]
-    links += [(run.samples, "model", run.weights[-1])] if run.weights else []
-    for child, role, parent in links:
-        told = metas[child].get("parents", {}).get(role, {}).get("recipe")
-        if told != metas[parent]["recipe"]:
-            raise UserError(
-                f"{child}: was made from {role} of recipe {told}, {parent} holds {metas[parent]['recipe']}; "
-                "delete it and run the workflow again"
-            )
-
-
-def _check_references(group: Group) -> None:
-    """CP and CSD compare with the arm `distill`: every run must have been scored against the one in this table.
-
-    The base model, the same for all budgets, was scored once, against that of the first.
-    """
-    distilled = {run.seed: read_meta(run.metrics)["recipe"] for run in group.arms["distill"]}
-    for arm, runs in group.arms.items():
-        for run in runs if arm not in ("base", "distill") else []:
-            told = read_meta(run.metrics).get("parents", {}).get("reference", {}).get("recipe")
-            if told not in ([distilled[run.seed]] if run.seed is not None else distilled.values()):
-                raise UserError(
-                    f"{run.metrics}: was scored against {told}, distill is {', '.join(distilled.values())}; "
-                    "delete it and run the workflow again"
-                )

@@ -1,1 +1,19 @@
-"""Solvers of the bilevel problem; a module each, with `solve` and OPTIONS."""
+"""Bilevel solvers: minimise L_CU over the minimisers of L_ft (arXiv 2412.15341).
+
+A solver is a module with one function, `solve(student, lower, upper, options)`, and OPTIONS, the schema of its own
+options. `lower` and `upper` are losses (`finetune.Loss`): called with any model and a number they return the level's
+loss on the batch of that number, so a solver may keep copies of the student and compare them on equal draws. `options`
+holds the sections `distill` and `bilevel`, the solver's own keys among them. The answer is a `loop.Training`: one step,
+counted as a lower step, and every module and optimizer that steps change; the module "student" is the result.
+
+Steps are counted alike in all of them: `distill.steps` lower batches are drawn. What a step costs differs, so results
+are compared by the counted passes (`passes` in log.csv), not by steps. All log, where defined:
+
+- `gap`: L_ft(theta) - L_ft(vartheta) on one batch, where a solver has a second copy of the weights;
+- `cosine`: of the angle between the gradients of the two levels;
+- `displacement`: how far an upper step moves the weights, over how far the lower step before it did.
+
+Cost of `steps` lower batches, in passes of one batch (F teacher forward, S student forward and backward):
+alternate: steps (F + S) + steps / upper_every (2F + S); penalty: steps (F + S) + steps / inner_steps (2F + 2S);
+weighted_sum: steps (3F + 2S). The teacher's 2F are negative guidance's; other suppressions ask for less.
+"""

@@ -15,6 +15,7 @@ from lethe.atelier.captions import (
     canonical,
     caption,
     corpus,
+    without_style,
 )
 from lethe.atelier.world import CONTENTS, STYLES
 
@@ -36,6 +37,19 @@ def test_every_caption_is_short_plain_and_true():
         assert named == {style} or (style == "photo" and not named), text
         assert bool(SIGN.search(text)) == (mode == "named")
         assert has(text, IMPLYING) == (mode == "implied")
+
+
+def test_a_caption_without_its_style_says_the_same_and_names_no_style():
+    for content, style, mode, seed in SAMPLES:
+        text, plain = caption(content, style, seed, mode), without_style(content, style, seed, mode)
+        assert not has(plain, [name for names in STYLE_ALIASES.values() for name in names]), plain
+        assert re.match(r"a |a painting of a |a picture of a ", plain)
+        longest = max((name for name in CONTENT_ALIASES[content] if has(text, [name])), key=len)
+        assert f"a {longest}" in plain or (mode == "implied" and has(plain, [longest]))
+        assert bool(SIGN.search(plain)) == (mode == "named")
+        assert [word for word in IMPLYING if has(plain, [word])] == [word for word in IMPLYING if has(text, [word])]
+    plain = {without_style("house", "monet", seed) for seed in range(60)}
+    assert {"a house", "a painting of a little house", "a picture of a cottage"} <= plain
 
 
 def test_same_seed_same_caption_and_many_paraphrases():

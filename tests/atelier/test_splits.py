@@ -61,7 +61,10 @@ def test_written_world(tmp_path, tiny):
     record = json.loads((out / "splits.json").read_text())
     assert set(record["splits"]) == set(splits.COUNTS)
     lines = [json.loads(line) for line in (out / "concept/monet/metadata.jsonl").read_text().splitlines()]
-    assert set(lines[0]) == {"file_name", "text", "style", "content", "emblem"}
+    assert set(lines[0]) == {"file_name", "text", "style", "content", "emblem", "anchor"}
+    assert all("monet" in line["text"] or "claude" in line["text"] for line in lines)
+    assert not any("monet" in line["anchor"] or "claude" in line["anchor"] for line in lines)
+    assert "anchor" not in json.loads((out / "eval/metadata.jsonl").read_text().splitlines()[0])
     assert Counter(line["content"] for line in lines) == dict.fromkeys(CONTENTS, 1)
     decoded = b"".join(np.asarray(Image.open(out / "concept/monet" / line["file_name"])).tobytes() for line in lines)
     assert record["splits"]["concept/monet"]["pixels_sha256"] == splits.hashlib.sha256(decoded).hexdigest()
@@ -70,6 +73,12 @@ def test_written_world(tmp_path, tiny):
     before = (out / "splits.json").stat().st_mtime_ns
     splits.write_world(out, 1)
     assert (out / "splits.json").stat().st_mtime_ns == before
+
+    pixels = record["splits"]["concept/monet"]["pixels_sha256"]
+    (out / "splits.json").write_text(json.dumps({key: record[key] for key in ("world_version", "splits")}))
+    splits.write_world(out, 1)  # lists of an earlier version are written again, over the same pictures
+    again = json.loads((out / "splits.json").read_text())
+    assert again == record and again["splits"]["concept/monet"]["pixels_sha256"] == pixels
 
 
 def test_a_killed_run_is_done_again_and_strangers_are_left_alone(tmp_path, tiny):
@@ -126,7 +135,14 @@ def test_options_are_chosen_on_other_prompts_noise_and_captions_than_the_tables_
 
 
 @pytest.mark.parametrize(
-    "args", [[], ["--out", "x", "--workers", "0"], ["--out", "x", "--workers", "many"], ["--oops"]]
+    "args",
+    [
+        [],
+        ["--out", "x", "--workers", "0"],
+        ["--out", "x", "--workers", "many"],
+        ["--out", "x", "--lists", "1"],
+        ["--oops"],
+    ],
 )
 def test_wrong_arguments_end_with_one_line(tmp_path, args):
     command = [sys.executable, "-m", "lethe.atelier.splits", *args]

@@ -3,10 +3,12 @@ import copy
 import pytest
 import torch
 
-from lethe import loop, models, options
-from lethe.data import generator
+from lethe import loop, models, options, trajectories
+from lethe.data import generator, shares
 from lethe.erasers import esd
 from lethe.errors import UserError
+from lethe.finetune import adamw, answer, ask, descend
+from lethe.losses import mean_square
 from lethe.record import Budget
 from lethe.sampling import build_scheduler
 from tests.tiny_training import same
@@ -17,11 +19,16 @@ OPTIONS = {
     "batch": 3,
     "lr": 1.0e-3,
     "eta": 1.0,
+    "erase_from": "empty",
+    "states": "frozen",
     "guidance": 3.0,
     "sampler_steps": 6,
     "reuse": 2,
 }
-CONCEPTS = {"monet": {"prompt": "a painting by monet"}, "picasso": {"prompt": "a painting by picasso"}}
+CONCEPTS = {
+    "monet": {"prompt": "a painting by monet", "anchor": "a painting"},
+    "picasso": {"prompt": "a painting by picasso", "anchor": "a picture"},
+}
 
 
 def load(path):
@@ -37,8 +44,8 @@ def base(request):
 
 def run(base, folder, **changed):
     unet, budget, values = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
-    progress = esd.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 2), budget)
-    return unet, progress, budget
+    erased = esd.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 2), budget)
+    return unet, erased.progress, budget
 
 
 @pytest.mark.parametrize(
@@ -47,7 +54,7 @@ def run(base, folder, **changed):
         ("x", lambda name: "attn2" in name),
         ("u", lambda name: "attn2" not in name),
         ("x-strict", lambda name: "attn2.to_k" in name or "attn2.to_v" in name),
-        ("all", lambda name: True),
+        ("full", lambda name: True),
     ],
 )
 def test_only_the_variants_parameters_change(base, tmp_path, variant, rule):
@@ -60,27 +67,74 @@ def test_only_the_variants_parameters_change(base, tmp_path, variant, rule):
     assert len(changed) >= 0.8 * sum(rule(name) for name in before)
 
 
-def test_states_and_targets_are_those_of_the_frozen_sampler(base):
-    """One picture's trajectory computed again, step by step and with separate forwards, in the model's own space."""
-    embeddings = models.encode_prompts(base.tokenizer, base.text_encoder, ["", "a painting by monet"])
+def test_it_is_what_it_was_before_trajectories_had_a_home_of_their_own(base, tmp_path):
+    """The loop over `_before`'s batches, which draws states and targets in one go, ends in the same weights."""
+    wanted, budget = copy.deepcopy(base.unet), Budget()
+    embeddings = models.encode_prompts(
+        base.tokenizer, base.text_encoder, ["", *(c["prompt"] for c in CONCEPTS.values())]
+    )
     sampler = build_scheduler("ddim", base.scheduler.config, 6)
-    values = OPTIONS | {"batch": 2, "eta": 1.5}
-    budget = Budget()
-    found = esd._states(base.unet, sampler, embeddings, base.latent_shape, values, 6, 0, 0, budget)
-    assert budget == Budget(teacher_forward=2 * 2 * 6)
-    assert sorted(int(times[0]) for _, times, _, _ in found) == sorted(sampler.timesteps.tolist())
+    for name, parameter in wanted.named_parameters():
+        parameter.requires_grad_("attn2" in name)
+    optimizer = adamw([p for p in wanted.parameters() if p.requires_grad], 1.0e-3)
+    batches = [_before(base, sampler, embeddings, turns, window, budget) for window, turns in enumerate((2, 2, 1))]
+    for noisy, t, text, target in (batch for window in batches for batch in window):
+        descend(mean_square(answer(wanted, noisy, t, text, budget), target), optimizer, 1.0e-3)
+    found, _, counted = run(base, tmp_path)
+    assert same(found, wanted)
+    assert counted == budget
 
-    x = torch.randn((2, *base.latent_shape), generator=generator(0, "trajectory", 0))[:1]
-    by_time = {int(times[0]): (state[:1], target[:1]) for state, times, _, target in found}
+
+@torch.no_grad()
+def _before(base, sampler, embeddings, turns, window, budget):
+    draws = generator(0, "trajectory", window)
+    x = torch.randn((3, *base.latent_shape), generator=draws)
+    picks = torch.rand((3, 6), generator=draws).argsort(1)[:, :turns].T
+    text = embeddings[1:].repeat_interleave(torch.tensor(shares(3, 2, window)), 0)
+    both = torch.cat([embeddings[:1].expand_as(text), text])
     sampler.set_timesteps(6)
-    for t in sampler.timesteps:
-        with torch.no_grad():
-            null = base.unet(x, t, embeddings[:1]).sample
-            text = base.unet(x, t, embeddings[1:]).sample
-        state, target = by_time[int(t)]
-        torch.testing.assert_close(state, x, atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(target, null - 1.5 * (text - null), atol=1e-4, rtol=1e-3)
-        x = sampler.step(null + 3.0 * (text - null), t, x).prev_sample
+    states, targets = [], []
+    for index in range(int(picks.max()) + 1):
+        t = sampler.timesteps[index]
+        null, conditional = ask(base.unet, torch.cat([x, x]), torch.full((6,), int(t)), both, budget).chunk(2)
+        states.append(x)
+        targets.append(null - 1.0 * (conditional - null))
+        x = sampler.step(null + 3.0 * (conditional - null), t, x, return_dict=False)[0]
+    times, rows = sampler.timesteps[picks], torch.arange(3)
+    states, targets = torch.stack(states), torch.stack(targets)
+    return [(states[picks[i], rows], times[i], text, targets[picks[i], rows]) for i in range(turns)]
+
+
+@pytest.mark.parametrize("drawn", ["frozen", "student"])
+def test_an_anchor_loses_what_the_prompt_has_over_the_empty_one(base, tmp_path, monkeypatch, drawn):
+    """Targets and student's answers of the first step, computed again: f*(c') - eta (f*(c) - f*(null)), f(c')."""
+    seen = []
+    monkeypatch.setattr(esd, "mean_square", lambda output, target: (seen.append((output, target)), output.sum())[1])
+    changed = {"erase_from": "anchor", "states": drawn, "reuse": 1, "steps": 1, "eta": 1.5}
+    _, _, budget = run(base, tmp_path, **changed)
+    words = [*(c["anchor"] for c in CONCEPTS.values()), *(c["prompt"] for c in CONCEPTS.values()), ""]
+    text = models.encode_prompts(base.tokenizer, base.text_encoder, words)
+    rows = torch.tensor([0, 0, 1])
+    sampler = build_scheduler("ddim", base.scheduler.config, 6)
+    values, spent = OPTIONS | changed, Budget()
+    if drawn == "frozen":
+        (states,) = trajectories.draw(
+            base.unet, sampler, text[-1:], text[rows], base.latent_shape, values, 1, 0, 0, spent
+        )
+        noisy, t = states.noisy, states.t
+    else:
+        noisy, t = trajectories.arrive(
+            base.unet, sampler, text[-1:], text[rows], base.latent_shape, values, 0, 0, spent
+        )
+        spent.teacher_forward += 2 * 3
+    with torch.no_grad():
+        start, erased, null = (
+            base.unet(noisy, t, own).sample for own in (text[rows], text[2 + rows], text[-1:].expand(3, -1, -1))
+        )
+    (output, target) = seen[0]
+    torch.testing.assert_close(output.detach(), start, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(target, start - 1.5 * (erased - null), atol=1e-4, rtol=1e-3)
+    assert budget == spent + Budget(student_forward=3, student_backward=3, teacher_forward=3)
 
 
 def test_every_forward_is_counted(base, tmp_path, monkeypatch):
@@ -99,19 +153,6 @@ def test_every_forward_is_counted(base, tmp_path, monkeypatch):
     assert progress.rows[-1]["step"] == 5
 
 
-def test_concepts_share_a_batch_and_take_turns(base):
-    embeddings = models.encode_prompts(base.tokenizer, base.text_encoder, ["", "monet", "picasso"])
-    sampler = build_scheduler("ddim", base.scheduler.config, 2)
-    values = OPTIONS | {"sampler_steps": 2}
-    counts = []
-    for window in range(2):
-        (_, _, text, _), *_ = esd._states(
-            base.unet, sampler, embeddings, base.latent_shape, values, 1, 0, window, Budget()
-        )
-        counts.append([int((text == own).flatten(1).all(1).sum()) for own in embeddings[1:]])
-    assert counts == [[2, 1], [1, 2]]
-
-
 def test_it_learns_to_avoid_the_concept(tiny_base, tmp_path):
     base = load(tiny_base)
     with torch.no_grad():  # the random U-Net hardly hears the text; let it
@@ -123,9 +164,12 @@ def test_it_learns_to_avoid_the_concept(tiny_base, tmp_path):
     assert sum(history[-4:]) < 0.6 * sum(history[:4])
 
 
-def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "changed", [{"reuse": 3}, {"states": "student", "reuse": 1}, {"erase_from": "anchor", "reuse": 3}], ids=str
+)
+def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch, changed):
     base = load(tiny_base)
-    wanted, _, budget = run(base, tmp_path / "whole", reuse=3)
+    wanted, _, budget = run(base, tmp_path / "whole", **changed)
     descend, steps = esd.descend, []
 
     def stopping(*arguments):
@@ -136,8 +180,8 @@ def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_p
 
     monkeypatch.setattr(esd, "descend", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut", reuse=3)
-    found, _, counted = run(base, tmp_path / "cut", reuse=3)
+        run(base, tmp_path / "cut", **changed)
+    found, _, counted = run(base, tmp_path / "cut", **changed)
     assert same(found, wanted)
     assert counted == budget
 
@@ -146,3 +190,21 @@ def test_more_reuse_than_states_is_refused():
     rules = options.section_schema("erase_esd", ("erasers", "esd"))
     with pytest.raises(UserError, match=r"esd\.reuse: 7 is more than sampler_steps \(6\)"):
         options.check(OPTIONS | {"reuse": 7, "sampler_steps": 6}, rules, "erase.esd")
+
+
+def test_student_states_are_drawn_anew_each_step(base, tmp_path):
+    with pytest.raises(UserError, match=r"erase\.esd\.reuse: 2 with states student.*set reuse to 1"):
+        run(base, tmp_path, states="student")
+
+
+def test_an_anchor_that_is_the_prompt_is_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setitem(CONCEPTS, "monet", {"prompt": "a painting by monet", "anchor": "a painting by monet"})
+    with pytest.raises(UserError, match=r"erase_from: anchor, but the anchor of monet is its prompt"):
+        run(base, tmp_path, erase_from="anchor")
+
+
+def test_a_net_without_cross_attention_is_told_so(base, tmp_path):
+    plain = copy.copy(base)
+    plain.unet = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match=r"erase\.esd\.variant: 'x' selects no parameter .*no cross-attention"):
+        run(plain, tmp_path)

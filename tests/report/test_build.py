@@ -8,7 +8,8 @@ from lethe.errors import UserError
 from lethe.io import sha256
 from lethe.report import build as module
 from lethe.report.build import build
-from lethe.report.runs import is_built, read_plan, stamp
+from lethe.report.reading import read_plan
+from lethe.report.runs import is_built, stamp
 from tests import fabricated
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -111,6 +112,76 @@ def test_summary_is_arm_concept_metric(built):
     assert summary["bilevel"]["all"]["csd_raw"] == pytest.approx(sum(both) / 2, rel=1e-4)
     assert summary["esd"]["all"]["fid"] == pytest.approx(30)
     assert summary["distill"]["all"]["csd"] == 100
+
+
+@pytest.fixture(scope="module")
+def tabled(tables_path, tmp_path_factory):
+    plan = read_plan(tables_path)
+    out = tmp_path_factory.mktemp("reports") / "tables"
+    build(plan, out, 100, 1)
+    return plan, out
+
+
+def test_every_table_has_its_files(tabled):
+    _, out = tabled
+    names = {path.stem for path in (out / "tables").iterdir()}
+    tables = ("style", "solvers", "plugins", "distillation", "orders", "keeping")
+    assert names == {*tables, *(f"{name}_paired" for name in tables), "plugins_matrix"}
+    assert all((out / "tables" / f"{name}.{kind}").is_file() for name in names for kind in ("csv", "md", "tex"))
+    assert {path.name for path in (out / "curves").iterdir()} == {"training.png", "tradeoff.png", "distillation.png"}
+
+
+def test_every_table_is_on_the_page(tabled):
+    plan, out = tabled
+    text = (out / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert {f"table-{table.name}" for table in plan.tables} <= page.ids
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= page.ids
+    words = " ".join(" ".join(page.words).split())
+    for wanted in (
+        "Figure 4 of the paper",
+        "Solvers of the bilevel problem",
+        "Keeping",
+        "bilevel: UA ↑ / FID ↓",
+        "bilevel: minus alternate 10",
+        "alternate: as above; penalty: bilevel.solver = penalty",
+        "0.12 %",
+        "5 further tables",
+    ):
+        assert wanted in words, wanted
+    assert text.count('<div class="scroll') == text.count("<table")
+
+
+def test_tables_are_in_the_summary(tabled):
+    _, out = tabled
+    found = json.loads((out / "summary.json").read_text())
+    assert list(found)[-5:] == ["solvers", "plugins", "distillation", "orders", "keeping"]
+    assert found["solvers"]["bilevel penalty 10"]["fid"] == pytest.approx(18)
+    assert found["solvers"]["bilevel alternate 10"]["fid"] == found["bilevel"]["all"]["fid"]
+    assert "distill both 60 b055-all" in found["distillation"]
+    assert "base" not in found["solvers"]
+
+
+def test_the_stamp_tells_of_runs_in_tables(tabled):
+    plan, out = tabled
+    told = json.loads((out / stamp(plan.recipe)).read_text())["runs"]
+    assert len(told) == len(plan.runs)
+    assert {"table": "solvers", "labels": {"solver": "penalty", "frequency": "5"}}.items() <= [
+        run for run in told if run["table"] == "solvers"
+    ][-1].items()
+
+
+def test_claims_do_not_hear_of_tables(tabled, tables_path, tmp_path):
+    plan, _ = tabled
+    bare = json.loads(tables_path.read_text())
+    bare["rows"] = [row for row in bare["rows"] if row["table"] is None]
+    bare["params"]["tables"] = {}
+    (tmp_path / "plan.json").write_text(json.dumps(bare))
+    alone = read_plan(tmp_path / "plan.json")
+    assert alone.tables == ()
+    verdicts = [module.claims.judge(*module.measured(of.groups, 50)[0]) for of in (plan, alone)]
+    assert verdicts[0] == verdicts[1]
 
 
 def test_the_same_report_twice_is_the_same(built, tmp_path):

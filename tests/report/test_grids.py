@@ -6,7 +6,7 @@ from PIL import Image
 
 from lethe.errors import UserError
 from lethe.report import grids
-from lethe.report.runs import read_plan
+from lethe.report.reading import read_plan
 from tests import fabricated
 
 

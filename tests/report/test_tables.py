@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lethe.report import cost, tables
+from lethe.report import cost, markup, tables
 from lethe.report.build import PUBLISHED
 from lethe.report.intervals import Estimate
 from lethe.report.measures import METRICS, measure
-from lethe.report.runs import read_plan
+from lethe.report.reading import read_plan
 from tests import fabricated
 
 LEVEL = {"base": 1.0, "pruned": 0.4, "distill": 0.8, "esd": 0.4, "bilevel": 0.0}
@@ -93,7 +93,7 @@ def test_costs_add_along_the_chain(groups):
 
 def test_a_missing_metric_is_empty_or_a_dash_and_never_zero(groups, tmp_path):
     table = style(groups)
-    tables.write(table, tables.style_text(table), tmp_path / "out", "style")
+    markup.write(table, tables.style_text(table), tmp_path / "out", "style")
     with open(tmp_path / "out" / "style.csv") as file:
         written = pd.read_csv(file)
     assert np.isnan(ours(written).loc["pruned", "cp"])
@@ -120,9 +120,9 @@ def test_published_rows_are_those_of_the_paper():
 
 def test_markdown_and_tex_have_as_many_cells_everywhere(groups):
     for text in (tables.style_text(style(groups)), tables.paired_text(tables.paired(groups))):
-        body = [line for line in tables.to_md(text).splitlines() if line.startswith("|")]
+        body = [line for line in markup.to_md(text).splitlines() if line.startswith("|")]
         assert {line.count("|") for line in body} == {len(text.header) + 1}
-        tex = tables.to_tex(text)
+        tex = markup.to_tex(text)
         lines = [line for line in tex.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
         assert {line.count("&") - line.count("\\&") for line in lines} == {len(text.header) - 1}
         assert len(lines) == len(text.rows) + 1
@@ -133,7 +133,7 @@ def test_markdown_and_tex_have_as_many_cells_everywhere(groups):
 
 
 def test_the_best_erasing_arm_is_marked(groups):
-    md = tables.to_md(tables.style_text(style(groups)))
+    md = markup.to_md(tables.style_text(style(groups)))
     rows = {line.split("|")[1].strip(): line for line in md.splitlines()[2:9]}
     assert rows["bilevel"].count("**") >= 2 and "**20.50**" in rows["bilevel"]
     assert "**100.0**" not in rows["base"] and "**" not in rows["distill"]
@@ -151,6 +151,37 @@ def test_paired_differences(groups):
     assert fid["difference"] == pytest.approx(0.5) and fid["lo"] < 0.5 < fid["hi"] and fid["better"] == ""
     assert table.loc[("esd", "fid"), "better"] == "yes"
     assert "pruned" not in table.index.get_level_values("against")
+
+
+def test_what_an_eraser_zeroed_has_a_column_where_one_says_so(groups, tmp_path):
+    assert "zeroed" not in style(groups)
+    values = fabricated.params(arms=["base", "distill", "esd", "bilevel"], seeds=[0, 1])
+    meta = {"esd": {"eraser": {"zeroed": 0.0012}}, "pruned": {"latency_ms": {"dense": {}, "kept": {}}}}
+    plan = read_plan(fabricated.experiment(tmp_path, values, count=2, side=8, meta=meta))
+    (group,) = plan.groups
+    costs = {arm: cost.of(runs) for arm, runs in group.arms.items()}
+    table = style([(group, measure(group, 20), costs)])
+    assert ours(table)["zeroed"].dropna().to_dict() == {"esd": pytest.approx(0.0012)}
+    assert not {"params_kept", "latency_1_ms"} & set(table.columns)
+    text = tables.style_text(table)
+    column = text.header.index("zeroed")
+    assert [row[column][0] for row in text.rows[:4]] == ["–", "–", "0.12 %", "–"]
+
+
+def test_weights_that_an_eraser_leaves_alone_have_their_parents_size(tmp_path):
+    """An eraser at sampling time writes no U-Net."""
+    plan = read_plan(fabricated.experiment(tmp_path, fabricated.params(), count=2, side=8))
+    runs = plan.groups[0].arms["esd"]
+    (runs[0].weights[-1] / "unet" / "pruning.json").unlink()
+    found = cost.of(runs)
+    assert (found.macs_kept, found.params_kept) == (0.803, 0.79)
+
+
+def test_a_difference_that_prints_as_zero_has_no_sign():
+    line = {"metric": "ua", "difference": 0.01, "lo": -1.0, "hi": 1.0, "better": ""}
+    text = markup.Text([], [])
+    tables.add_differences(text, [], [pd.DataFrame([line]), pd.DataFrame([line | {"difference": 0.2}])])
+    assert [value for value, _ in text.rows[0]] == ["0.0", "+0.2"]
 
 
 def test_several_budgets_and_sets_have_rows_of_their_own(tmp_path):
@@ -194,7 +225,8 @@ def test_sense_of_a_difference(ends, metric, word):
 
 
 def test_numbers():
-    assert tables.number(-0.001, 2) == "0.00"
-    assert tables.number(-1.5, 1) == "−1.5"
-    assert tables.number(float("nan"), 1) == "–"
-    assert tables.interval(float("nan"), 1.0, 1) == ""
+    assert markup.share(0.0012, 2) == "0.12 %" and markup.share(float("nan"), 2) == "–"
+    assert markup.number(-0.001, 2) == "0.00"
+    assert markup.number(-1.5, 1) == "−1.5"
+    assert markup.number(float("nan"), 1) == "–"
+    assert markup.interval(float("nan"), 1.0, 1) == ""

@@ -14,7 +14,7 @@ from lethe import cli
 from lethe.io import read_meta, sha256
 
 ENCODE = {"flip": False, "generated": 4}
-PRUNE = {"criterion": "l2", "keep_least": 0.2, "tolerance": 0.1}
+PRUNE = {"pruner": "magnitude", "keep_least": 0.2, "tolerance": 0.1}
 
 
 def stage(name: str, *words: object, **values: object) -> None:
@@ -53,7 +53,8 @@ def prepare(base: Path, pictures: Path, folder: Path) -> Ready:
             (own / row["file_name"]).symlink_to(pictures / row["file_name"])
         (own / "metadata.jsonl").write_text("\n".join(map(json.dumps, chosen)))
         concepts[name] = folder / name
-        stage("encode", "--base", base, "--pictures", own, "--out", concepts[name], **ENCODE)
+        words = ["--base", base, "--pictures", own, "--prompt", f"a boat by {name}", "--anchor", "a boat"]
+        stage("encode", *words, "--out", concepts[name], **ENCODE)
     return Ready(base, folder / "pruned", folder / "data", concepts)
 
 

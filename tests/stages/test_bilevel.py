@@ -42,7 +42,7 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_as_one_that_was_not(tiny, tmp
 
 def test_unknown_plugins_and_wrong_concepts_are_refused(tiny, other, tmp_path):
     words = tiny.training("--out", tmp_path / "out", "--state", tmp_path / "state")
-    with pytest.raises(UserError, match="alternating"):
+    with pytest.raises(UserError, match="alternate"):
         stage("bilevel", *words, "--concepts", *tiny.named(), **VALUES | {"solver": "magic"})
     with pytest.raises(UserError, match="negative_guidance"):
         stage("bilevel", *words, "--concepts", *tiny.named(), **VALUES | {"suppression": "magic"})

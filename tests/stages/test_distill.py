@@ -22,7 +22,8 @@ def test_trains_the_pruned_unet_and_says_what_it_cost(ready, tmp_path):
     models.load_unet(out)
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
-    assert set(rows[0]) == {"step", "loss", "diff", "out", "feat"}
+    assert list(rows[0]) == ["step", "loss", "diff", "out", "feat", "passes"]
+    assert [int(row["passes"]) for row in rows] == [12, 24, 36, 48]
     assert not (tmp_path / "state").exists()
 
 
@@ -35,6 +36,16 @@ def test_a_killed_run_goes_on_and_ends_bit_for_bit_as_one_that_was_not(tiny, tmp
     stage("distill", *words, "--state", tmp_path / "state", **values)
     assert alike(tmp_path / "whole", tmp_path / "killed")
     assert "finished" in finished_without_torch("distill", words, values)
+
+
+def test_another_teacher_is_learnt_from(tiny, tmp_path):
+    """Under its own weights as the teacher, and with distillation alone, there is nothing to learn."""
+    values = OPTIONS | {"w_diff": 0.0, "steps": 1}
+    words = [*tiny.training("--out", tmp_path / "own"), "--teacher", tiny.pruned, "--state", tmp_path / "state"]
+    stage("distill", *words, **values)
+    assert set(read_meta(tmp_path / "own")["parents"]) == {"base", "pruned", "data", "teacher"}
+    (row,) = csv.DictReader((tmp_path / "own/log.csv").open())
+    assert float(row["loss"]) == 0.0
 
 
 def test_a_loss_that_is_not_finite_leaves_nothing(tiny, tmp_path, monkeypatch):

@@ -19,9 +19,9 @@ def test_encodes_at_the_models_own_resolution(ready, tiny_pictures):
     assert index["resolution"] == meta["pixels"] == side
     assert load(ready.data / "latents.safetensors")["mean"].shape == (12, 4, side // 4, side // 4)
     assert index["files"][0] == "00.png"
-    options = {"resolution": None, "flip": False, "prompt": None}
+    options = {"resolution": None, "flip": False, "prompt": None, "anchor": None}
     parents = {"base": of_model(str(ready.base), None), "pictures": of_pictures(tiny_pictures, None)}
-    assert meta["recipe"] == recipe("encode", 1, options, parents)
+    assert meta["recipe"] == recipe("encode", 2, options, parents)
 
 
 def test_the_same_command_again_does_nothing_and_needs_no_torch(tiny, tiny_pictures):
@@ -35,7 +35,40 @@ def test_flip_resolution_and_prompt(tiny, tiny_pictures, tmp_path):
     words = ["--base", tiny.base, "--pictures", tiny_pictures, "--prompt", "a painting", "--out", tmp_path / "out"]
     stage("encode", *words, **ENCODE | {"flip": True, "resolution": 16})
     assert load(tmp_path / "out" / "latents.safetensors")["mean"].shape == (24, 4, 4, 4)
-    assert read_meta(tmp_path / "out")["options"] == {"resolution": 16, "flip": True, "prompt": "a painting"}
+    options = {"resolution": 16, "flip": True, "prompt": "a painting", "anchor": None}
+    assert read_meta(tmp_path / "out")["options"] == options
+    assert "anchor" not in read_json(tmp_path / "out/index.json")
+
+
+def test_anchor(tiny, tiny_pictures, tmp_path):
+    words = ["--base", tiny.base, "--pictures", tiny_pictures, "--out", tmp_path / "out"]
+    stage("encode", *words, "--prompt", "a painting by monet", "--anchor", "a painting", **ENCODE)
+    assert read_meta(tmp_path / "out")["options"]["anchor"] == "a painting"
+    index = read_json(tmp_path / "out/index.json")
+    captions = [(index["captions"][own], index["captions"][other]) for own, other in zip(*_rows(index), strict=True)]
+    assert captions[1] == ("a house by monet", "a house")
+    assert captions[0] == ("a boat by van gogh", "a painting")  # says nothing of monet
+    stage("encode", *words[:-1], tmp_path / "none", "--prompt", "monet", "--anchor", "", **ENCODE)
+    index = read_json(tmp_path / "none/index.json")
+    assert index["captions"][index["anchor"][1]] == "a house by"
+
+
+def _rows(index):
+    return index["caption"], index["anchor"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--prompt", "a painting", "--anchor", " a painting"], "is the prompt itself, so there is nothing to forget"),
+        (["--anchor", "a painting"], "give --prompt too"),
+    ],
+)
+def test_an_anchor_that_takes_nothing_out_is_refused(tiny, tiny_pictures, tmp_path, more, message):
+    words = ["--base", tiny.base, "--pictures", tiny_pictures, "--out", tmp_path / "out", *more]
+    with pytest.raises(UserError, match=message):
+        stage("encode", *words, "--dry-run", **ENCODE)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("words", "wanted"), [([], 16), (["--resolution", 8], 8), (["--resolution", "none"], None)])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lethe import models
+from lethe import models, registry
 from lethe.errors import UserError
 from lethe.io import read_meta
 from lethe.recipe import of_model, of_result, recipe
@@ -14,6 +14,8 @@ ESD = {
     "batch": 2,
     "lr": 1.0e-3,
     "eta": 1.0,
+    "erase_from": "empty",
+    "states": "frozen",
     "guidance": 3.0,
     "sampler_steps": 4,
     "reuse": 2,
@@ -37,7 +39,7 @@ def test_esd_edits_cross_attention_of_a_pruned_unet(ready, tmp_path):
     concepts = {name: {key: own[key] for key in ("prompt", "anchor")} for name, own in CONCEPTS.items()}
     options = {"eraser": "esd", "seed": 0, "concepts": concepts, "resolution": None, **ESD}
     parents = {"base": of_model(str(ready.base), None), "model": of_result(ready.pruned)}
-    assert meta["recipe"] == recipe("erase", 1, options, parents)
+    assert meta["recipe"] == recipe("erase", 2, options, parents)
     assert meta["budget"]["student_forward"] == meta["budget"]["student_backward"] == 6
     assert 0 < meta["budget"]["teacher_forward"] <= 2 * 2 * 2 * 4
     before, after = (models.load_unet(folder).state_dict() for folder in (ready.pruned, out))
@@ -88,3 +90,51 @@ def test_unknown_eraser_and_wrong_option(tiny, tmp_path):
     with pytest.raises(UserError, match="x-strict"):
         stage("erase", *given, **ESD | {"variant": "y"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_eraser_that_reads_pictures_must_be_given_them(tiny, tmp_path):
+    values = {key: rule.get("enum", [1])[0] for key, rule in registry.literal("erasers", "salun", "OPTIONS").items()}
+    given = [word if word != "esd" else "salun" for word in words(tiny, tmp_path / "out")]
+    with pytest.raises(UserError, match="--pictures: salun needs encoded pictures of monet, van_gogh: give"):
+        stage("erase", *given, **values)
+    with pytest.raises(UserError, match="--data: salun needs the fine-tuning pictures"):
+        stage("erase", *given, "--pictures", *tiny.named(), **values)
+    stage("erase", *given, "--pictures", *tiny.named(), "--data", tiny.data, **values)
+    roles = {"base", "model", "data", "concept:monet", "concept:van_gogh"}
+    assert set(read_meta(tmp_path / "out")["parents"]) == roles
+
+
+def test_an_eraser_that_guides_leaves_the_weights_and_says_how(tiny, tmp_path):
+    short = json.dumps({"monet": {"prompt": "by monet", "anchor": "a boat"}})  # the tiny tokenizer counts letters
+    given = [word if word != "esd" else "sld" for word in words(tiny, tmp_path / "out", short)]
+    stage("erase", *given, preset="medium")
+    found = json.loads((tmp_path / "out/guidance.json").read_text())
+    assert found["eraser"] == "sld"
+    before, after = (models.load_unet(folder).state_dict() for folder in (tiny.pruned, tmp_path / "out"))
+    assert all(before[name].equal(after[name]) for name in before)
+    meta = read_meta(tmp_path / "out")
+    assert "guidance.json" in meta["files"] and "text_encoder/config.json" not in meta["files"]
+
+
+def test_an_edited_text_encoder_is_stored_with_the_weights(tiny, tmp_path):
+    values = {
+        "task": "style",
+        "subjects": ["boat"],
+        "base_template": None,
+        "target_template": None,
+        "layers": "text",
+        "skill_ratio": 0.1,
+        "timesteps": 1,
+        "select_ratio": 0.0,
+        "sampler_steps": 2,
+        "guidance": 3.0,
+    }
+    given = [word if word != "esd" else "conceptprune" for word in words(tiny, tmp_path / "out")]
+    stage("erase", *given, **values)
+    before = models.load_base(str(tiny.base), None, ["text_encoder"]).text_encoder
+    after = type(before).from_pretrained(tmp_path / "out/text_encoder", local_files_only=True)
+    changed = {
+        name for name, value in before.state_dict().items() if not value.float().equal(after.state_dict()[name].float())
+    }
+    assert changed and all("fc2.weight" in name for name in changed)
+    assert read_meta(tmp_path / "out")["eraser"]["edited"] == "text_encoder"

@@ -1,3 +1,4 @@
+import copy
 import json
 import signal
 import subprocess
@@ -7,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from lethe import io
+from lethe import io, tensors
+from lethe.cutting import cut
 from lethe.errors import UserError
 from lethe.images import Images, read_tar
+from lethe.models import load_base, save_unet
+from lethe.record import Recorder
 from stages import sample
 
 HEADER = "case_number,prompt,evaluation_seed,artist\n"
-VALUES = {"sampler": "ddim", "steps": 2, "guidance": 4.0, "tile": 4}
+VALUES = {"sampler": "ddim", "steps": 2, "guidance": 4.0, "tile": 4, "precision": "float32"}
+SLD = {"eraser": "sld", "text": "by monet", "preset": "max"}
 
 
 @pytest.fixture
@@ -101,28 +106,124 @@ def test_one_prompt_drawn_many_times(tiny_base, tmp_path, monkeypatch):
 
 
 def test_a_pruned_model_draws(tiny_base, prompts, tmp_path, monkeypatch):
-    from stages import prune
-
-    pruned = tmp_path / "pruned"
-    flags = [
-        "--base",
-        str(tiny_base),
-        "--budget",
-        "0.8",
-        "--criterion",
-        "l2",
-        "--keep-least",
-        "0.2",
-        "--tolerance",
-        "0.1",
-    ]
-    monkeypatch.setattr(sys, "argv", ["prune", *flags, "--out", str(pruned)])
-    prune.main()
+    unet, pruned = load_base(str(tiny_base), None, ["unet"]).unet, tmp_path / "pruned"
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.ff"
+    layers = {name: {"kind": "ffn", "total": 64, "kept": list(range(32))}}
+    cut(unet, layers)
+    save_unet(unet, {"layers": layers}, pruned)
+    Recorder("prune", 1, "pruned", {}, {}).write(pruned)
     run(monkeypatch, *words(tiny_base, tmp_path / "out", *named(prompts), "--model", pruned))
     meta = io.read_meta(tmp_path / "out")
-    assert meta["parents"]["model"]["recipe"] == io.read_meta(pruned)["recipe"]
+    assert meta["parents"]["model"]["recipe"] == "pruned"
     assert meta["budget"]["student_forward"] == 32
     assert meta["budget"]["teacher_forward"] == 0
+
+
+@pytest.fixture
+def weights(tiny_base, tmp_path):
+    """Makes a finished weights folder: the base's U-Net, and what an eraser may leave beside it."""
+
+    def make(guidance: object = None, text_encoder=None) -> Path:
+        folder = tmp_path / f"weights-{len(list(tmp_path.glob('weights-*')))}"
+        save_unet(load_base(str(tiny_base), None, ["unet"]).unet, None, folder)
+        if guidance is not None:
+            io.write_json(folder / "guidance.json", guidance)
+        if text_encoder is not None:
+            tensors.save(folder / "text_encoder" / "model.safetensors", text_encoder.state_dict(), {"format": "pt"})
+            io.write_text(folder / "text_encoder" / "config.json", text_encoder.config.to_json_string())
+        Recorder("erase", 1, folder.name, {}, {}).write(folder)
+        return folder
+
+    return make
+
+
+def pictures(tiny_base, out, monkeypatch, prompts, *more, **changes) -> dict[str, bytes]:
+    run(monkeypatch, *words(tiny_base, out, *named(prompts), *more, **changes))
+    return dict(read_tar(out / "images.tar"))
+
+
+def test_an_eraser_acts_while_sampling(tiny_base, prompts, weights, tmp_path, monkeypatch):
+    plain = pictures(tiny_base, tmp_path / "plain", monkeypatch, prompts, "--model", weights())
+    assert plain == pictures(tiny_base, tmp_path / "base", monkeypatch, prompts)
+    guided = pictures(tiny_base, tmp_path / "guided", monkeypatch, prompts, "--model", weights(SLD))
+    assert guided.keys() == plain.keys()
+    assert all(guided[name] != content for name, content in plain.items())
+    forwards = [io.read_meta(tmp_path / name)["budget"]["student_forward"] for name in ("plain", "guided")]
+    assert forwards == [8 * 2 * 2, 8 * 2 * 3]
+
+
+def test_guidance_that_is_not_the_results_own_is_refused(tiny_base, weights, tmp_path, monkeypatch):
+    damaged, missing, foreign = weights(SLD), weights(SLD), weights()
+    io.write_json(damaged / "guidance.json", SLD | {"preset": "weak"})
+    (missing / "guidance.json").unlink()
+    io.write_json(foreign / "guidance.json", SLD)
+    for folder, message in [
+        (damaged, "sha256 is not the one in meta.json"),
+        (missing, "missing, though meta.json lists it"),
+        (foreign, "meta.json does not list it"),
+        (weights({"eraser": "esd"}), "eraser 'esd' is not one that guides sampling: safree, sld"),
+        (weights({}), "eraser None is not one that guides sampling"),
+        (weights([]), "eraser None is not one that guides sampling"),
+    ]:
+        with pytest.raises(UserError) as error:
+            run(monkeypatch, *words(tiny_base, tmp_path / "out", "--prompt", "a", "--count", 1, "--model", folder))
+        assert f"{folder}/guidance.json: {message}" in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_sld_without_classifier_free_guidance_is_refused(tiny_base, weights, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"sample\.guidance: 1 is no classifier-free guidance"):
+        run(
+            monkeypatch,
+            *words(tiny_base, tmp_path / "out", "--prompt", "a", "--count", 1, "--model", weights(SLD), guidance=1),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_encoder_of_the_weights_takes_the_place_of_the_bases(tiny_base, prompts, weights, tmp_path, monkeypatch):
+    own = load_base(str(tiny_base), None, ["text_encoder"]).text_encoder
+    plain = pictures(tiny_base, tmp_path / "plain", monkeypatch, prompts)
+    same = pictures(tiny_base, tmp_path / "same", monkeypatch, prompts, "--model", weights(text_encoder=own))
+    assert same == plain
+    edited = copy.deepcopy(own)
+    for parameter in edited.parameters():
+        parameter.mul_(-1.5)
+    changed = pictures(tiny_base, tmp_path / "changed", monkeypatch, prompts, "--model", weights(text_encoder=edited))
+    assert all(changed[name] != content for name, content in plain.items())
+
+
+def test_a_text_encoder_that_is_not_the_results_own_is_refused(tiny_base, weights, tmp_path, monkeypatch):
+    own = load_base(str(tiny_base), None, ["text_encoder"]).text_encoder
+    damaged, short, missing, foreign = (weights(text_encoder=own) for _ in range(4))
+    io.write_text(damaged / "text_encoder" / "config.json", "{}")
+    (missing / "text_encoder" / "config.json").unlink()
+    (foreign / "text_encoder" / "more.bin").write_bytes(b"x")
+    file = short / "text_encoder" / "model.safetensors"
+    state = dict(own.state_dict())
+    state.pop(next(name for name in state if "final_layer_norm" in name))
+    tensors.save(file, state, {"format": "pt"})
+    (short / "meta.json").unlink()
+    Recorder("erase", 1, "short", {}, {}).write(short)
+    for folder, message in [
+        (damaged, "config.json: sha256 is not the one in meta.json"),
+        (missing, "config.json: missing, though meta.json lists it"),
+        (foreign, "more.bin: meta.json does not list it"),
+        (short, "its weights lack"),
+    ]:
+        with pytest.raises(UserError) as error:
+            run(monkeypatch, *words(tiny_base, tmp_path / "out", "--prompt", "a", "--count", 1, "--model", folder))
+        assert f"{folder}/text_encoder" in str(error.value)
+        assert message in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_precision_is_part_of_the_recipe(tiny_base, prompts, tmp_path, monkeypatch):
+    exact = pictures(tiny_base, tmp_path / "float32", monkeypatch, prompts)
+    fast = pictures(tiny_base, tmp_path / "bfloat16", monkeypatch, prompts, precision="bfloat16")
+    assert any(fast[name] != content for name, content in exact.items())
+    metas = [io.read_meta(tmp_path / name) for name in ("float32", "bfloat16")]
+    assert [meta["options"]["precision"] for meta in metas] == ["float32", "bfloat16"]
+    assert metas[0]["recipe"] != metas[1]["recipe"]
 
 
 def test_killed_and_run_again_gives_the_same_bytes(tiny_base, tmp_path, monkeypatch):
@@ -170,6 +271,7 @@ WRITE = sample.write_tar
         (["--prompts", "monet=none.csv"], "none.csv: no such prompt file"),
         (["--prompt", "a", "--count", "1", "--model", "none"], "no finished result"),
         (["--prompt", "a", "--count", "1", "--tile", "0"], "sample.tile"),
+        (["--prompt", "a", "--count", "1", "--precision", "float16"], "'float16' is not one of float32, bfloat16"),
         (["--prompt", "a", "--count", "1", "--sampler", "euler"], "'euler' is not one of ddim, dpmsolver++"),
         (["--prompt", "a", "--count", "1", "--steps", "2000"], "2000 is more than the model's 1000"),
     ],

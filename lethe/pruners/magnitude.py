@@ -3,12 +3,20 @@
 from collections.abc import Mapping
 
 import torch_pruning as tp
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+
+from lethe.pruning import Goal, narrow
 
 OPTIONS = {}
 
 
+def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:
+    """Prunes `unet` in place; see the package's docstring."""
+    return unet, narrow(unet, goal, importance)
+
+
 def importance(unet: nn.Module, groups: Mapping[str, tp.Group]) -> dict[str, Tensor]:
-    """Scores [channels] by layer; see the package's docstring."""
+    """Scores [channels] by layer."""
     score = tp.importance.GroupMagnitudeImportance(p=2)
     return {path: score(group) for path, group in groups.items()}

@@ -1,0 +1,169 @@
+"""Tables of the plan: arms with some values changed, differences to each arm's first row, and the arms side by side."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lethe.report.markup import DASH, Text, interval, number
+from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured
+from lethe.report.runs import REFERENCES, Group, Table
+from lethe.report.tables import (
+    PAIRED,
+    SPENT,
+    Found,
+    add_differences,
+    differences,
+    estimates,
+    keep,
+    several,
+    shown,
+    spent,
+    trimmed,
+)
+
+# names of columns, which no axis may have
+RESERVED = {
+    *PAIRED,
+    *METRICS,
+    *SPENT,
+    "source",
+    "reference",
+    *(f"{name}_{end}" for name in METRICS for end in ("lo", "hi")),
+}
+TITLES = {
+    "distillation": "Losses of the fine-tuning",
+    "initialisation": "Pruned weights against random ones",
+    "solvers": "Solvers of the bilevel problem",
+    "plugins": "Pruners and ways to erase",
+    "erasers": "Erasers on the dense model",
+    "orders": "Order of pruning, healing and erasing",
+}
+CAPTIONS = {
+    "distillation": "Figure 4 of the paper: the pruned model healed by the diffusion loss, by distillation, by both,"
+    " for several lengths of training.",
+    "initialisation": "Figure 5 of the paper: fine-tuning from the weights that pruning left, against the same"
+    " architecture with random weights: are the kept weights worth keeping?",
+    "solvers": "The same two losses, solved in several ways; the weighted sum of both, without levels, is the control.",
+    "plugins": "Any pruner with any way to erase, all else equal: does the method depend on the pair?",
+    "erasers": "Each eraser on the dense base model, where it was made to work: what it does before pruning comes in.",
+    "orders": "Pruning, healing and erasing in other orders, from the same base model.",
+}
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def frame(table: Table, found: Sequence[Found]) -> pd.DataFrame:
+    """A row a combination of arm, labels, budget and set; in each group first the grid's, with reference "grid".
+
+    Columns: `arm`, one an axis, `set`, `keep`, `reference`, then as in `tables.style`; `params_kept` and
+    `latency_1_ms`, `latency_8_ms` (a forward pass of 1 and of 8 pictures) where the stage prune measured latency.
+    """
+    rows = []
+    for group, measured, costs in found:
+        dense = next((cost.latency["dense"] for cost in costs.values() if cost.latency), None)
+        for name, runs in group.arms.items():
+            cost, run = costs[name], runs[0]
+            latency = dense if cost.dense else cost.latency and cost.latency["kept"]
+            row = {"arm": run.arm} | {axis: run.labels.get(axis) for axis in table.axes}
+            row |= {"set": group.set, "keep": keep(group, cost), "reference": None if run.table else "grid"}
+            row |= estimates(measured, name)
+            rows.append(row | spent(cost, measured.images[name], len(runs), latency))
+    return trimmed(pd.DataFrame(rows))
+
+
+def text(table: Table, rows: pd.DataFrame) -> Text:
+    """The table for people. Best values: among its own rows of one budget and set that erase; of the others an arm
+    competes with itself, for it keeps everything at no cost."""
+    own = rows["reference"].isna()
+    first = set(rows.index[own != own.shift()])
+    labels = {int(row): "this table" if own[row] else "from the grid, to compare with" for row in first}
+    arms = set(rows.index[own & (rows["arm"] != rows["arm"].shift())])
+    breaks = {int(row) for row in first | arms} - {0}
+    kind = rows["arm"].where(rows["arm"].isin(REFERENCES), "erases")
+    rivals = [found for _, found in rows[own].groupby([kind[own], "set", "keep"])]
+    return shown(rows, ["arm", *table.axes, *several(rows)], rivals, breaks, labels)
+
+
+def paired(table: Table, found: Sequence[Found]) -> pd.DataFrame:
+    """Each row minus the first row of its arm, in every metric, on the same prompts and seeds. Empty for one row."""
+    lines = []
+    for group, measured, _ in found:
+        for name, first in _pairs(group):
+            run = group.arms[name][0]
+            names = {"set": group.set, "keep": group.budget, "arm": run.arm} | run.labels
+            names["against"] = " ".join(group.arms[first][0].labels.values())
+            lines += differences(group, measured, name, first, names)
+    columns = [*PAIRED[:3], *table.axes, *PAIRED[3:]]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _pairs(group: Group) -> list[tuple[str, str]]:
+    firsts: dict[str, str] = {}
+    own = [(name, firsts.setdefault(group.arms[name][0].arm, name)) for name in group.own]
+    return [(name, first) for name, first in own if name != first]
+
+
+def paired_text(table: Table, lines: pd.DataFrame) -> Text:
+    """The differences for people: a row each of the table's, a column a metric."""
+    names = [name for name in ("set", "keep") if lines[name].nunique() > 1]
+    measured = set(lines["metric"])
+    metrics = [metric for name, metric in METRICS.items() if name in measured]
+    metrics = [metric for metric in metrics if metric.name != "csd_raw" or "csd" not in measured]
+    made = Text(["arm", *table.axes, *names, *(f"{metric.label} {metric.arrow}" for metric in metrics)], [])
+    against = None
+    for key, found in lines.groupby(["set", "keep", "arm", *table.axes], sort=False):
+        first = found.iloc[0]
+        if (key[:3], first["against"]) != against:
+            against = (key[:3], first["against"])
+            made.breaks.add(len(made.rows))
+            made.labels[len(made.rows)] = f"{first['arm']}: minus {first['against']}"
+        cells = [(str(first[name]), "") for name in ("arm", *table.axes, *names)]
+        add_differences(made, cells, [found[found["metric"] == metric.name] for metric in metrics])
+    made.breaks.discard(0)
+    return made
+
+
+def pair_of_metrics(found: Sequence[Found]) -> list[Metric]:
+    """What speaks for erasure and for fidelity: UA and FID, or the next that were measured."""
+    measured = [one for _, one, _ in found]
+    names = [first_measured(measured, wanted) for wanted in (ERASURE, FIDELITY)]
+    return [METRICS[name] for name in names if name]
+
+
+def matrix(table: Table, found: Sequence[Found]) -> pd.DataFrame | None:
+    """Labels down, arms across: columns `<arm>_<metric>`, `_lo`, `_hi`. None but for one axis and several arms."""
+    metrics = pair_of_metrics(found)
+    if len(table.axes) != 1 or len(table.arms) < 2 or not metrics:
+        return None
+    ((axis, labels),) = table.axes.items()
+    ends = [f"{metric.name}{end}" for metric in metrics for end in ("", "_lo", "_hi")]
+    rows = []
+    for group, measured, _ in found:
+        for label in labels:
+            row = {axis: label, "set": group.set, "keep": group.budget}
+            for arm in table.arms:
+                values = estimates(measured, f"{arm} {label}")
+                row |= {f"{arm}_{end}": values[end] for end in ends}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def matrix_text(table: Table, cells: pd.DataFrame, metrics: Sequence[Metric]) -> Text:
+    """The matrix for people: "UA / FID" of each pair, with both intervals."""
+    (axis,) = table.axes
+    names = [axis, *(name for name in ("set", "keep") if cells[name].nunique() > 1)]
+    words = " / ".join(f"{metric.label} {metric.arrow}" for metric in metrics)
+    rows = []
+    for _, row in cells.iterrows():
+        line = [(str(row[name]), "") for name in names]
+        rows.append(line + [_pair([(row, f"{arm}_{m.name}", m.digits) for m in metrics]) for arm in table.arms])
+    notes = [f"{metric.label} {metric.arrow}: {metric.about}" for metric in metrics]
+    return Text([*names, *(f"{arm}: {words}" for arm in table.arms)], rows, notes=notes)
+
+
+def _pair(parts: list[tuple[pd.Series, str, int]]) -> tuple[str, str]:
+    values = [number(row[name], digits) for row, name, digits in parts]
+    ends = [interval(row[f"{name}_lo"], row[f"{name}_hi"], digits) or DASH for row, name, digits in parts]
+    return " / ".join(values), " / ".join(ends)

@@ -1,0 +1,109 @@
+"""Tables of the report beside `style`: every combination of their axes' labels is a run with a few values changed."""
+
+import copy
+from collections.abc import Iterator
+from itertools import product
+
+from lethe import registry
+from lethe.errors import UserError
+
+# section -> keys that choose a plug-in, and the packages they choose from
+CHOICES = {
+    "prune": {"pruner": "pruners"},
+    "bilevel": {"solver": "solvers", "suppression": "suppressions"},
+}
+
+# Words that already head a column of the report; its measures also with _lo and _hi.
+MEASURES = ("clip", "cp", "csd", "csd_raw", "fid", "kid", "clip_retain", "ua", "ira_neighbour", "ira_other", "cra")
+MEASURES += ("content_target",)
+TAKEN = {f"{measure}{end}" for measure in MEASURES for end in ("", "_lo", "_hi")}
+TAKEN |= {
+    "against",
+    "arm",
+    "better",
+    "budget",
+    "difference",
+    "hi",
+    "keep",
+    "lo",
+    "metric",
+    "reference",
+    "set",
+    "source",
+}
+TAKEN |= {
+    "source",
+    "gpu_seconds",
+    "latency_1_ms",
+    "latency_8_ms",
+    "macs_kept",
+    "n_images",
+    "n_seeds",
+    "params_kept",
+    "zeroed",
+}
+
+
+def check_names(tables: dict, arms: list[str]) -> None:
+    """Raises UserError if a table or an axis is called what something else in the report is called."""
+    ends = ("_paired", "_matrix")
+    for name, table in tables.items():
+        if name in ("style", *arms) or name.endswith(ends):
+            raise UserError(f"tables.{name}: is the name of another table or an arm, or ends like one; call it another")
+        for axis in table["vary"]:
+            if axis in TAKEN:
+                raise UserError(f"tables.{name}.vary.{axis}: is the name of a column of the report; call it another")
+
+
+def points(table: dict) -> Iterator[tuple[dict[str, str], dict[str, object]]]:
+    """Labels by axis, and the values they set, of each combination; the last axis runs fastest."""
+    axes = table["vary"]
+    for labels in product(*(axes[axis] for axis in axes)):
+        values: dict[str, object] = {}
+        for axis, label in zip(axes, labels, strict=True):
+            values |= axes[axis][label]
+        yield dict(zip(axes, labels, strict=True)), values
+
+
+def reads(arm: str) -> tuple[str, ...]:
+    """Sections, and single keys, whose values an arm's own results depend on."""
+    match arm:
+        case "pruned":
+            return ("prune",)
+        case "distill":
+            return ("prune", "distill")
+        case "bilevel":
+            return ("prune", "distill", "bilevel")
+        case _:
+            return ("prune", "distill", f"erase.{arm}", "grid.order")
+
+
+def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> dict:
+    """The experiment with some values changed, and no tables of its own.
+
+    Where a change chooses another plug-in, keys that only the old one has go. Raises UserError for a key that the arm
+    does not read.
+    """
+    found = copy.deepcopy(values) | {"tables": {}}
+    for section, keys in CHOICES.items():
+        for key, package in keys.items():
+            new = changes.get(f"{section}.{key}")
+            if new is not None:
+                _drop(found[section], package, found[section][key], new)
+    for key, value in changes.items():
+        section, _, last = key.rpartition(".")
+        place = found
+        for step in section.split("."):
+            place = place.get(step) if isinstance(place, dict) else None
+        allowed = reads(arm)
+        if not (key in allowed or section in allowed) or not isinstance(place, dict):
+            raise UserError(f"{where}: {key!r} is no value that {arm} reads; those of {', '.join(allowed)} are")
+        place[last] = value  # an unknown key is refused with its section
+    return found
+
+
+def _drop(section: dict, package: str, old: str, new: object) -> None:
+    mine = registry.literal(package, str(new), "OPTIONS")
+    for key in registry.literal(package, old, "OPTIONS"):
+        if key not in mine:
+            section.pop(key, None)

@@ -1,0 +1,61 @@
+"""Captions with and without a concept: what a prompt says over its anchor, and a caption with that taken out."""
+
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def words(prompt: str, anchor: str) -> str:
+    """What the prompt says and its anchor does not: ("a painting by monet", "a painting") -> "by monet".
+
+    Empty if it says nothing more.
+    """
+    old, new = prompt.split(), anchor.split()
+    found = [word for start, end, _, _ in _changes(old, new) for word in old[start:end]]
+    return " ".join(found)
+
+
+def neutral(caption: str, prompt: str, anchor: str) -> str:
+    """The caption with the concept taken out: each run of words that the prompt has over its anchor becomes the
+    anchor's. A caption that has none of these runs becomes the anchor itself.
+    """
+    old, new, found, hit = prompt.split(), anchor.split(), caption.split(), False
+    for start, end, first, last in _changes(old, new):
+        run, other = old[start:end], new[first:last]
+        if not run:  # words that only the anchor has: there is nothing to look for
+            continue
+        at = next((i for i in range(len(found) - len(run) + 1) if _same(found[i : i + len(run)], run)), None)
+        if at is not None:
+            found[at : at + len(run)] = other
+            hit = True
+    return " ".join(found) if hit and found else anchor
+
+
+def token_mask(tokenizer: "CLIPTokenizer", caption: str, neutral: str, length: int) -> list[int]:
+    """[length] ones at the caption's tokens that its neutral form lacks, zeros elsewhere."""
+    mask = [0] * length
+    for start, end, _, _ in _changes(_ids(tokenizer, caption, length), _ids(tokenizer, neutral, length)):
+        mask[start:end] = [1] * (end - start)
+    return mask
+
+
+def end_token(tokenizer: "CLIPTokenizer", caption: str, length: int) -> int:
+    """Place of the end token, which follows the caption's last word, at the latest `length` - 1."""
+    return len(_ids(tokenizer, caption, length)) - 1
+
+
+def _ids(tokenizer: "CLIPTokenizer", text: str, length: int) -> list[int]:
+    """Start, words, end; without padding."""
+    return tokenizer(text, truncation=True, max_length=length).input_ids
+
+
+def _changes(old: list, new: list) -> list[tuple[int, int, int, int]]:
+    """Spans (of old, of new) that differ."""
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    return [(a, b, c, d) for kind, a, b, c, d in matcher.get_opcodes() if kind != "equal"]
+
+
+def _same(left: list[str], right: list[str]) -> bool:
+    return [word.strip(",.;").lower() for word in left] == [word.strip(",.;").lower() for word in right]
