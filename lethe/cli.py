@@ -128,7 +128,7 @@ def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, 
             found = found.get(word, {})
         values = {key: found[key] for key in rules["properties"] if key in found}
     given = {key: getattr(args, f"value_{key}") for key in rules["properties"]}
-    values |= {key: _null(value) for key, value in given.items() if value is not None}
+    values |= {key: _null(value, rules["properties"][key]) for key, value in given.items() if value is not None}
     missing = [flag(key) for key in rules["required"] if key not in values]
     if missing:
         raise UserError(f"section {section}: missing {' '.join(missing)}; give them, or --params FILE")
@@ -136,8 +136,9 @@ def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, 
     return values
 
 
-def _null(value: object) -> object:
-    return None if value == "none" else value
+def _null(value: object, rule: dict) -> object:
+    """The word none is null, but where a value may be called so."""
+    return None if value == "none" and "none" not in rule.get("enum", []) else value
 
 
 def named_paths(pairs: list[str], what: str) -> dict[str, Path]:

@@ -1,10 +1,11 @@
 """What every stage does with an error: one line, an exit code, no traceback."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
-from lethe import cli
+from lethe import cli, options
 from lethe.errors import UserError
 
 
@@ -34,3 +35,30 @@ def test_any_other_error_keeps_its_traceback():
 
     with pytest.raises(OSError, match="broken"):
         cli.run(main)
+
+
+DEFAULT = options.load(Path(__file__).resolve().parents[1] / "params.yaml")
+PENALTY = {"solver": "penalty", "lambda": 2.0, "inner_steps": 3, "coupling": "none", "pull": 0.5, "lambda_growth": 1.0}
+PENALTY |= {"gap_tolerance": 0.0, "second_copy": "device"}
+SECTIONS = [
+    ("prune", DEFAULT["prune"], [("pruners", "magnitude")]),
+    ("distill", DEFAULT["distill"] | {"clip_norm": 1.0}, []),
+    ("distill", DEFAULT["distill"], []),
+    ("bilevel", DEFAULT["bilevel"], [("solvers", "alternate"), ("suppressions", "negative_guidance")]),
+    (
+        "bilevel",
+        {key: value for key, value in DEFAULT["bilevel"].items() if key != "upper_every"} | PENALTY,
+        [("solvers", "penalty"), ("suppressions", "negative_guidance")],
+    ),
+    ("sample", DEFAULT["sample"], []),
+    ("score", DEFAULT["score"], []),
+    *((f"erase_{name}", own, [("erasers", name)]) for name, own in DEFAULT["erase"].items()),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "plugins"), SECTIONS, ids=lambda value: str(value)[:24])
+def test_a_sections_values_survive_the_command_line(section, values, plugins):
+    made = cli.parser("stage", "doc")
+    cli.add_section(made, section, *plugins)
+    args = made.parse_args(["--out", "x", *cli.flags(values)])
+    assert cli.section_values(args, section, *plugins) == values

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe.cutting import cut, units
 from lethe.errors import UserError
 from lethe.io import read_json
 from lethe.models import check_weights, read_state
@@ -63,6 +62,7 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
     import torch
     from diffusers import UNet2DConditionModel
 
+    from lethe.cutting import cut
     from lethe.macs import count_macs
 
     folder = Path(goal.options["checkpoint"])
@@ -127,6 +127,8 @@ def read_layers(unet: UNet2DConditionModel, vector: Tensor, shares: int | list[i
 
     Raises UserError if the vector is not of this net's length, or leaves a layer without units.
     """
+    from lethe.cutting import units
+
     widths, depths = list(width_gates(unet, shares)), depth_gates(unet)
     wanted = sum(gates for _, _, gates in widths) + len(depths)
     if len(vector) != wanted:

@@ -1,9 +1,9 @@
 """Our own: both levels at every step, in small steps, instead of healing ten times and suppressing hard once.
 
-As `alternate` with an upper step after every lower one, on few pictures and at a fraction of the rate: as many
-concept pictures are seen, the weights may go as far, but no step is far longer than a healing step. From each upper step the
-part that climbs L_ft is taken out, tensor by tensor (PCGrad, arXiv 2001.06782). L_ft's direction is AdamW's running mean
-of its gradient: steadier than one batch's gradient, and there without a pass.
+As `alternate` with an upper step after every lower one, on few pictures and at a fraction of the rate: as many concept
+pictures are seen, the weights may go as far, but no step is far longer than a healing step. From each upper step the
+part that climbs L_ft is taken out, tensor by tensor (PCGrad, arXiv 2001.06782). The direction of L_ft is the running
+mean of its gradient that AdamW keeps: steadier than the gradient of one batch, and there without a pass.
 """
 
 from collections.abc import Mapping
