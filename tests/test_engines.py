@@ -115,7 +115,7 @@ def chain(tmp_path_factory, tiny_base, tiny_pictures, judges) -> Path:
     values["concepts"]["picasso"]["pictures"] = None  # drawn by the base model, for the scores to compare with
     experiments.save(root, values)
     profile = root / "envs/local/config.yaml"
-    profile.write_text(profile.read_text().replace("gpu=1", "gpu=2") + "max-threads: 1\n")
+    profile.write_text(profile.read_text().replace("gpu=1", "gpu=2"))
     run(root, "git", "init", "-q")
     run(root, "dvc", "remote", "add", "-q", "-d", "store", str(store))
     run(root, "git", "add", "-A")
