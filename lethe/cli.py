@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def parser(stage: str, doc: str) -> argparse.ArgumentParser:
     """A parser with the flags that every stage has. `doc` is the stage's docstring; its text is the help."""
     made = argparse.ArgumentParser(
-        prog=f"python -m stages.{stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m stages.{stage}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     made.add_argument("--out", type=Path, required=True, help="result folder")
     made.add_argument("--dry-run", action="store_true", help="check every input, say what would be done, do nothing")
@@ -56,7 +59,7 @@ def resolution(args: argparse.Namespace) -> int | None:
 
 def add_training(made: argparse.ArgumentParser) -> None:
     """--seed, --state and --checkpoint-every."""
-    made.add_argument("--seed", type=int, required=True, help="training seed")
+    made.add_argument("--seed", type=_seed, required=True, help="training seed, from 0")
     made.add_argument("--state", type=Path, help="folder of the state for resuming (default: state/RECIPE)")
     made.add_argument("--checkpoint-every", type=_count, default=250, help="steps between checkpoints (default: 250)")
 
@@ -106,6 +109,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
     return number
 
 
@@ -167,8 +177,14 @@ def device(args: argparse.Namespace) -> "torch.device":
         chosen = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device: {name!r} is not available on this machine; use cpu")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device: {name!r} is not available on this machine; use cpu")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"--device: {name!r} is not there: this machine has {torch.cuda.device_count()} GPUs, from 0"
+            )
+        torch.cuda.set_device(chosen.index or 0)  # what peak memory is read from
     return chosen
 
 

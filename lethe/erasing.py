@@ -11,7 +11,7 @@ from torch import nn
 from lethe import models, tensors
 from lethe.data import Encoded
 from lethe.errors import UserError
-from lethe.guidance import GUIDANCE, TEXT_ENCODER, load_text_encoder
+from lethe.guidance import GUIDANCE, TEXT_ENCODER, load_text_encoder, read
 from lethe.io import write_json, write_text
 from lethe.loop import LOG, Progress, log_text
 
@@ -36,6 +36,11 @@ def prepare(
     parts carry `latent_shape` and, where folders are given, `data` and `concepts`. Raises UserError if they do not fit.
     """
     model = folders.get("model")
+    if model and read(model):
+        raise UserError(
+            f"{model}: was erased by an eraser that acts while sampling, which would be lost here; take the "
+            "weights that it came from"
+        )
     parts = ["tokenizer", "text_encoder", "scheduler", "vae", *([] if model else ["unet"])]
     found = models.load_base(base, revision, parts)
     found.base_text = [parameter.detach().clone() for parameter in found.text_encoder.parameters()]

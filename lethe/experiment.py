@@ -12,6 +12,7 @@ from lethe.models import check_base, check_resolution, check_steps
 from lethe.pictures import read as read_pictures
 from lethe.prompts import read_prompts, read_sets
 from lethe.variation import varied
+from lethe.wording import check_anchors
 
 
 class Experiment:
@@ -24,10 +25,8 @@ class Experiment:
         _at("base.path", check_base, base["path"], base["revision"])
         self.base_flags = ["--base", base["path"], *(["--revision", base["revision"]] if base["revision"] else [])]
         _at("base.resolution", check_resolution, base["path"], base["resolution"])
-        _at("sample.steps", check_steps, base["path"], params["sample"]["steps"])
-        _at("bilevel.upper_sampler_steps", check_steps, base["path"], params["bilevel"]["upper_sampler_steps"])
-        for name, own in params["erase"].items():
-            _at(f"erase.{name}.sampler_steps", check_steps, base["path"], own.get("sampler_steps", 1))
+        self._check_steps()
+        check_anchors(params["concepts"])
         self.resolution = {"resolution": base["resolution"]}
         self.sized_flags = [*self.base_flags, *cli.flags(self.resolution)]
         self.origin = self
@@ -39,13 +38,25 @@ class Experiment:
         self.eval_pictures = self._identity("pictures.eval", params["pictures"]["eval"])
         self.finetune_pictures = self._identity("pictures.finetune", params["pictures"]["finetune"])
 
+    def _check_steps(self) -> None:
+        """No sampler takes more steps than the base model has noise levels."""
+        params = self.params
+        steps = {"sample.steps": params["sample"]["steps"]}
+        steps["bilevel.upper_sampler_steps"] = params["bilevel"]["upper_sampler_steps"]
+        steps |= {f"erase.{name}.sampler_steps": own.get("sampler_steps", 1) for name, own in params["erase"].items()}
+        for key, value in steps.items():
+            _at(key, check_steps, params["base"]["path"], value)
+
     def _prompts(self) -> dict[str, str]:
         """Prompt-set name -> CSV: each concept's, then what must stay."""
         concepts = self.params["concepts"]
         found = {name: concepts[name]["prompts"] for name in sorted(concepts)}
-        for name in ("retain", "eval"):
+        for name in ("retain", "eval", "finetune"):
             if name in found:
-                raise UserError(f"concepts: {name!r} is the name of a prompt set; call the concept something else")
+                raise UserError(
+                    f"concepts: {name!r} is the name of a set of prompts or pictures; call it something else"
+                )
+        for name in ("retain", "eval"):
             found[name] = self.params["prompts"][name]
         for name, path in found.items():
             _at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path)
@@ -305,6 +316,7 @@ class Experiment:
         """The same experiment with some values changed; what it is compared with does not change."""
         found = copy.copy(self)
         found.params = varied(self.params, changes, arm, where)
+        _at(where, found._check_steps)
         return found
 
 

@@ -174,7 +174,7 @@ def lower(teacher: nn.Module, data: Encoded, schedule: Schedule, options: Mappin
         if w_out:
             terms["out"] = losses.mean_square(output, theirs)
         if w_feat:
-            terms["feat"] = losses.features(own, taught)
+            terms["feat"] = losses.features(own, taught, models.block_pairs(student, teacher))
         weights = {"diff": w_diff, "out": w_out, "feat": w_feat}
         total = sum(weights[name] * term for name, term in terms.items())
         return total, {"loss": total} | terms

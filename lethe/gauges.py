@@ -21,11 +21,13 @@ def weights(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [p.detach().clone() for p in parameters]
 
 
+@torch.no_grad()
 def dot(left: Vector, right: Vector) -> Tensor:
     """Inner product over all parameters."""
     return torch.stack([(a.float() * b.float()).sum() for a, b in zip(left, right, strict=True)]).sum()
 
 
+@torch.no_grad()
 def norm(vector: Vector) -> Tensor:
     """Euclidean length over all parameters."""
     return torch.linalg.vector_norm(torch.stack([n.float() for n in torch._foreach_norm(list(vector))]))
@@ -36,6 +38,7 @@ def cosine(left: Vector, right: Vector) -> Tensor:
     return dot(left, right) / (norm(left) * norm(right)).clamp(min=torch.finfo(torch.float32).tiny)
 
 
+@torch.no_grad()
 def distance(before: Vector, after: Vector) -> Tensor:
     """How far weights moved."""
     return norm(torch._foreach_sub(list(after), list(before)))

@@ -29,7 +29,7 @@ def gradients(
 def weighted(upper: Sequence[Tensor], lower: Sequence[Tensor], weight: Tensor | float) -> list[Tensor]:
     """(g_upper + weight g_lower) / (1 + weight): the gradient of the penalty function with respect to theta.
 
-    The division changes no step of AdamW, which ignores a gradient's scale, but keeps gradients in range.
+    The division keeps gradients in range; AdamW, unless gradients are clipped or the weight changes, does not see it.
     """
     scaled = torch._foreach_mul(list(lower), weight)
     total = torch._foreach_add(list(upper), scaled)

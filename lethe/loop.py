@@ -84,7 +84,6 @@ def run(
     earlier, started = progress.seconds, time.monotonic()
     every = max(1, steps // ROWS)
     bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not sys.stderr.isatty())
-    current = list(training.modules["student"].state_dict().values()) if ema else []
 
     for k in range(progress.step, steps):
         losses = training.step(k)
@@ -93,6 +92,8 @@ def run(
             sums[name] = sums[name] + value if name in sums else value.clone()
             progress.counts[name] = progress.counts.get(name, 0) + 1
         if ema:
+            # looked up anew: a solver may move the student between devices
+            current = [value.to(device) for value in training.modules["student"].state_dict().values()]
             torch._foreach_lerp_(list(average.values()), current, 1 - min(ema, (1 + k) / (10 + k)))
         progress.step = k + 1
         bar.update()
@@ -148,7 +149,7 @@ def _check(bad: torch.Tensor, training: Training) -> None:
             f"step {step + 1}: the loss is not finite; lower the learning rate or raise the warm-up, and run again"
         )
     values = [p for module in training.modules.values() for p in module.parameters()]
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(values, float("inf"))])
+    norms = torch.stack([norm.float().to(bad.device) for norm in torch._foreach_norm(values, float("inf"))])
     if not norms.isfinite().all():
         raise UserError(
             "a weight is not finite though no loss was; lower the learning rate or set clip_norm, and run again"

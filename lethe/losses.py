@@ -4,7 +4,7 @@ Notation: z latent, e noise, z_t = a_t z + s_t e, a_t = sqrt(alphabar_t), s_t = 
 SNR = a_t^2 / s_t^2, v = a_t e - s_t z. All losses are float32 scalars; batches are [B, C, h, w].
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -83,9 +83,14 @@ def mean_square(answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return (answer.float() - target.float()).square().mean()
 
 
-def features(answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """L_featKD: mean over hooked blocks of each block's mean squared difference (BK-SDM eq. 3, mean for sum)."""
-    return torch.stack([mean_square(answers[name], targets[name]) for name in targets]).mean()
+def features(
+    answers: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor], pairs: Iterable[tuple[str, str]]
+) -> torch.Tensor:
+    """L_featKD: mean over pairs of blocks (student's, teacher's) of each pair's mean squared difference.
+
+    BK-SDM, Kim et al. 2023, eq. 3, with the mean for the sum.
+    """
+    return torch.stack([mean_square(answers[mine], targets[theirs]) for mine, theirs in pairs]).mean()
 
 
 def _at(table: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

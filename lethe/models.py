@@ -331,3 +331,16 @@ def hook_blocks(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:
     if unet.mid_block is not None:
         blocks.append(("mid_block", unet.mid_block))
     return blocks + [(f"up_blocks.{i}", block) for i, block in enumerate(unet.up_blocks)]
+
+
+def block_pairs(student: UNet2DConditionModel, teacher: UNet2DConditionModel) -> list[tuple[str, str]]:
+    """Names of hooked blocks, the student's and the teacher's, whose outputs have one shape.
+
+    A student without a mid block has no pair for it. One without the innermost stages pairs its up blocks with the
+    teacher's outer ones; its last down block does not downsample as the teacher's does, so it has none (BK-SDM-Tiny).
+    """
+    lost = len(teacher.down_blocks) - len(student.down_blocks)
+    down = [(f"down_blocks.{i}", f"down_blocks.{i}") for i in range(len(student.down_blocks) - (lost > 0))]
+    both = student.mid_block is not None and teacher.mid_block is not None
+    up = [(f"up_blocks.{i}", f"up_blocks.{i + lost}") for i in range(len(student.up_blocks))]
+    return [*down, *([("mid_block", "mid_block")] if both else []), *up]

@@ -1,6 +1,7 @@
 """params.yaml: read, checked, refused in one line. The schema is `lethe/schema.yaml`."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import jsonschema
@@ -8,7 +9,7 @@ import yaml
 
 from lethe import registry
 from lethe.errors import UserError
-from lethe.variation import CHOICES, check_names, points, varied
+from lethe.variation import CHOICES, check_axes, check_names, points, varied
 
 SCHEMA = Path(__file__).with_name("schema.yaml")
 
@@ -57,16 +58,20 @@ def _known(section: str, key: str, package: str, name: str) -> str:
 def check(values: object, rules: dict, where: str) -> None:
     """Raises UserError that names the key, its value and what is legal.
 
-    `rules` is JSON Schema, in which 600.0 is no integer here, plus one word: {"reuse": {"atMost": "sampler_steps"}}.
+    `rules` is JSON Schema, in which 600.0 is no integer here, plus two words: {"reuse": {"atMost": "sampler_steps"}}
+    and {"states": {"with": {"student": {"reuse": 1}}}}: student goes with a reuse of 1 only.
     """
     validator = _Validator(rules)
     errors = sorted(validator.iter_errors(values), key=lambda e: (len(e.absolute_path), str(e.absolute_path)))
     if errors:
-        raise UserError(_explain(errors[0], where))
+        raise UserError(_explain(errors[0], where, rules))
     for key, rule in rules.get("properties", {}).items():
         other = rule.get("atMost")
-        if other and values[key] > values[other]:
+        if other in values and values[key] > values[other]:
             raise UserError(f"{where}.{key}: {values[key]} is more than {other} ({values[other]})")
+        for other, wanted in (rule.get("with", {}).get(values[key], {}) if "with" in rule else {}).items():
+            if values[other] != wanted:
+                raise UserError(f"{where}.{other}: {values[other]} does not go with {key} {values[key]}; set {wanted}")
 
 
 def _is_integer(checker: object, value: object) -> bool:
@@ -80,11 +85,15 @@ _Validator = jsonschema.validators.extend(
 )
 
 
-def _explain(error: jsonschema.ValidationError, where: str) -> str:
+def _explain(error: jsonschema.ValidationError, where: str, rules: dict) -> str:
     key = ".".join([where, *map(str, error.absolute_path)]).strip(".") or "params"
-    meaning = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
+    own = error.schema if isinstance(error.schema, dict) else {}
+    meaning = own.get("description") or _description(rules, error.absolute_path)
     hint = f" ({meaning})" if meaning else ""
     value = error.instance
+    if "form" in own or "propertyNames" in error.absolute_schema_path:
+        what = "name" if "propertyNames" in error.absolute_schema_path else "value"
+        return f"{key}: the {what} {value!r} is not made of {own.get('form', 'text; put it in quotes')}{hint}"
     match error.validator:
         case "additionalProperties":
             known = sorted(error.schema["properties"])
@@ -103,6 +112,14 @@ def _explain(error: jsonschema.ValidationError, where: str) -> str:
             return f"{key}: {value!r} is not one of {', '.join(map(str, error.validator_value))}{hint}"
         case _:
             return f"{key}: {error.message}{hint}"
+
+
+def _description(rules: dict, path: Iterable) -> str:
+    """What a key means: a rule that only refers to a common one carries its description beside the reference."""
+    for step in path:
+        inner = rules.get("properties", {})
+        rules = inner.get(step, {}) if isinstance(inner, dict) else {}
+    return rules.get("description", "")
 
 
 def _is_number(text: str) -> bool:
@@ -139,6 +156,10 @@ def load(path: Path) -> dict:
         raise UserError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a params file ({error.strerror})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no sections; copy params.yaml or params/own.yaml")
     validate(values)
     return values
 
@@ -149,14 +170,24 @@ def check_losses(distill: dict) -> None:
         raise UserError("distill: w_diff, w_out and w_feat are all 0; give at least one of them a weight")
 
 
+def check_rounds(distill: dict, bilevel: dict) -> None:
+    """Raises UserError if the solver would take no upper step in all of training: nothing would be forgotten."""
+    for key, rule in registry.literal("solvers", bilevel["solver"], "OPTIONS").items():
+        if rule.get("atMost") == "steps" and bilevel[key] > distill["steps"]:
+            raise UserError(
+                f"bilevel.{key}: {bilevel[key]} is more than distill.steps ({distill['steps']}): no upper step"
+            )
+
+
 def validate(values: object) -> None:
     """Checks a whole experiment: types, ranges, plug-ins, and the names that sections use of each other."""
     check(values, schema(), "")
     check_losses(values["distill"])
     for section in CHOICES:
         check(values[section], section_schema(section, *plugins_of(section, values[section])), section)
+    check_rounds(values["distill"], values["bilevel"])
     for name, own in values["erase"].items():
-        registry.check("erasers", name)
+        _known("erase", name, "erasers", name)
         check(own, section_schema("erase_" + name, ("erasers", name)), f"erase.{name}")
     grid = values["grid"]
     _check_arms(values, grid["arms"], "grid.arms")
@@ -170,6 +201,14 @@ def validate(values: object) -> None:
     check_names(values["tables"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")])
     for name, table in values["tables"].items():
         _check_table(values, table, f"tables.{name}")
+    pruner = values["prune"]["pruner"]
+    text = values["erase"].get("conceptprune", {}).get("layers") == "text" and "conceptprune" in grid["arms"]
+    if text and grid["order"].endswith("distill"):
+        raise UserError("erase.conceptprune.layers: text edits the text encoder, so it must come last, as grid.order")
+    if grid["order"] == "erase_prune_distill" and registry.literal("pruners", pruner, "FRESH", False):
+        raise UserError(
+            f"grid.order: erase_prune_distill prunes erased weights, and {pruner} brings weights of its own"
+        )
 
 
 def _check_arms(values: dict, arms: list[str], where: str) -> None:
@@ -181,10 +220,13 @@ def _check_arms(values: dict, arms: list[str], where: str) -> None:
         if arm in erasers and arm not in values["erase"]:
             raise UserError(f"{where}: {arm!r} is asked for but erase.{arm} is missing")
         if arm in erasers and values["grid"]["order"].endswith("distill") and registry.guides(arm):
-            raise UserError(f"{where}: {arm!r} edits no weights, so it must come last: order distill_erase or erase")
+            raise UserError(
+                f"{where}: {arm!r} edits no weights, so it must come last: order distill_erase, prune_erase or erase"
+            )
 
 
 def _check_table(values: dict, table: dict, where: str) -> None:
+    check_axes(table, where)
     if "base" in table["of"]:
         raise UserError(f"{where}.of: 'base' has nothing that could vary; give pruned, distill, bilevel or an eraser")
     _check_arms(values | {"grid": values["grid"] | {"order": "distill_erase"}}, table["of"], f"{where}.of")

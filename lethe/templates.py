@@ -5,7 +5,7 @@ import string
 from collections.abc import Mapping, Sequence
 
 from lethe.errors import UserError
-from lethe.wording import words
+from lethe.wording import same, words
 
 EXPANSIONS = {  # UCE (2308.14761), released code
     "none": [],
@@ -42,11 +42,6 @@ def mentions(text: str, concept: Mapping[str, str]) -> bool:
     """Whether the text is the concept's prompt or holds its name as whole words; case does not count."""
     found = re.search(rf"(?<!\w){re.escape(name(concept))}(?!\w)", text, re.IGNORECASE)
     return found is not None or same(text, concept["prompt"])
-
-
-def same(one: str, other: str) -> bool:
-    """Whether a CLIP tokenizer takes two texts for one: case and spaces do not count."""
-    return one.lower().split() == other.lower().split()
 
 
 def pairs(
@@ -89,13 +84,3 @@ def _check(template: str, where: str) -> None:
             f"{where}: {template!r} has the unknown field {{{min(fields - set(FIELDS))}}}; "
             f"known: {', '.join(f'{{{field}}}' for field in FIELDS)}"
         )
-
-
-def check_anchors(concepts: Mapping[str, Mapping[str, str]]) -> None:
-    """Raises UserError for a concept whose anchor says the same as its prompt: nothing would be erased."""
-    for key, concept in concepts.items():
-        if same(concept["prompt"], concept["anchor"]):
-            raise UserError(
-                f"concepts.{key}.anchor: {concept['anchor']!r} is the prompt itself, so nothing would be erased; "
-                "give the text of what may be drawn in its place"
-            )

@@ -55,6 +55,15 @@ def check_names(tables: dict, arms: list[str]) -> None:
                 raise UserError(f"tables.{name}.vary.{axis}: is the name of a column of the report; call it another")
 
 
+def check_axes(table: dict, where: str) -> None:
+    """Raises UserError if two axes set the same value: a label would not tell what it is."""
+    seen: dict[str, str] = {}
+    for axis, labels in table["vary"].items():
+        for key in {key for values in labels.values() for key in values}:
+            if seen.setdefault(key, axis) != axis:
+                raise UserError(f"{where}.vary: axes {seen[key]} and {axis} both set {key}; leave it to one")
+
+
 def points(table: dict) -> Iterator[tuple[dict[str, str], dict[str, object]]]:
     """Labels by axis, and the values they set, of each combination; the last axis runs fastest."""
     axes = table["vary"]
@@ -89,7 +98,7 @@ def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> di
         for key, package in keys.items():
             new = changes.get(f"{section}.{key}")
             if new is not None:
-                _drop(found[section], package, found[section][key], new)
+                _drop(found[section], package, found[section][key], new, f"{where}: {section}.{key}")
     for key, value in changes.items():
         section, _, last = key.rpartition(".")
         place = found
@@ -99,11 +108,17 @@ def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> di
         if not (key in allowed or section in allowed) or not isinstance(place, dict):
             raise UserError(f"{where}: {key!r} is no value that {arm} reads; those of {', '.join(allowed)} are")
         place[last] = value  # an unknown key is refused with its section
+    unread = [key for key in changes if not key.startswith(("erase.", "grid.", "bilevel."))]
+    if unread and arm not in ("pruned", "distill", "bilevel") and found["grid"]["order"] == "erase":
+        raise UserError(f"{where}: {unread[0]} has no say in order erase: nothing is pruned or distilled there")
     return found
 
 
-def _drop(section: dict, package: str, old: str, new: object) -> None:
-    mine = registry.literal(package, str(new), "OPTIONS")
+def _drop(section: dict, package: str, old: str, new: object, where: str) -> None:
+    try:
+        mine = registry.literal(package, str(new), "OPTIONS")
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     for key in registry.literal(package, old, "OPTIONS"):
         if key not in mine:
             section.pop(key, None)

@@ -1,7 +1,10 @@
 """Captions with and without a concept: what a prompt says over its anchor, and a caption with that taken out."""
 
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
+
+from lethe.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -59,3 +62,18 @@ def _changes(old: list, new: list) -> list[tuple[int, int, int, int]]:
 
 def _same(left: list[str], right: list[str]) -> bool:
     return [word.strip(",.;").lower() for word in left] == [word.strip(",.;").lower() for word in right]
+
+
+def same(one: str, other: str) -> bool:
+    """Whether a CLIP tokenizer takes two texts for one: case and spaces do not count."""
+    return one.lower().split() == other.lower().split()
+
+
+def check_anchors(concepts: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises UserError for a concept whose anchor says the same as its prompt: nothing would be erased."""
+    for key, concept in concepts.items():
+        if same(concept["prompt"], concept["anchor"]):
+            raise UserError(
+                f"concepts.{key}.anchor: {concept['anchor']!r} is the prompt itself, so nothing would be erased; "
+                "give the text of what may be drawn in its place"
+            )

@@ -17,6 +17,7 @@ from lethe.errors import UserError
 from lethe.io import is_finished, read_json, result_folder
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
+from lethe.wording import check_anchors
 
 VERSION = 2
 
@@ -70,13 +71,18 @@ def main() -> None:
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
     erased = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     with result_folder(args.out) as part:
-        models.save_unet(unet, models.read_pruning(args.model) if args.model else None, part)
+        models.save_unet(unet, models.read_pruning(args.model) if pruned(args.model) else None, part)
         erasing.save(erased, base, part)
         if erased.progress:
             recorder.started -= erased.progress.seconds
         recorder.write(part, budget=budget, device=str(device), eraser=erased.facts)
     loop.forget(keeping)
     print(f"{args.out}: {', '.join(concepts)} erased with {eraser}")
+
+
+def pruned(model: Path | None) -> bool:
+    """Whether the weights come with a record of what pruning kept; the base's, and a dense net's, have none."""
+    return model is not None and (model / "unet" / models.PRUNING).is_file()
 
 
 def read_needs(eraser: str, concepts: dict, pictures: list[str], data: Path | None) -> dict[str, Path]:
@@ -103,6 +109,7 @@ def read_concepts(text: str) -> dict[str, dict[str, str]]:
         for key in ("prompt", "anchor"):
             if not isinstance(concept, dict) or not isinstance(concept.get(key), str):
                 raise UserError(f"--concepts: {name} has no text {key!r}; give {{name: {{prompt, anchor}}}}")
+    check_anchors(found)
     return {name: {key: found[name][key] for key in ("prompt", "anchor")} for name in sorted(found)}
 
 

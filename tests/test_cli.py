@@ -39,7 +39,7 @@ def test_any_other_error_keeps_its_traceback():
 
 DEFAULT = options.load(Path(__file__).resolve().parents[1] / "params.yaml")
 PENALTY = {"solver": "penalty", "lambda": 2.0, "inner_steps": 3, "coupling": "none", "pull": 0.5, "lambda_growth": 1.0}
-PENALTY |= {"gap_tolerance": 0.0, "second_copy": "device"}
+PENALTY |= {"lambda_most": 10.0, "gap_tolerance": 0.0, "second_copy": "device"}
 SECTIONS = [
     ("prune", DEFAULT["prune"], [("pruners", "magnitude")]),
     ("distill", DEFAULT["distill"] | {"clip_norm": 1.0}, []),

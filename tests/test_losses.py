@@ -73,7 +73,7 @@ def test_diffusion_loss_weighs_each_sample():
 def test_feature_loss_is_a_mean_over_blocks_whatever_their_size():
     answers = {"a": torch.zeros(2, 3), "b": torch.zeros(2, 300)}
     targets = {"a": torch.ones(2, 3), "b": torch.full((2, 300), 3.0)}
-    assert losses.features(answers, targets).item() == pytest.approx((1 + 9) / 2)
+    assert losses.features(answers, targets, [(name, name) for name in targets]).item() == pytest.approx((1 + 9) / 2)
 
 
 def test_losses_are_float32_for_half_precision_answers():

@@ -236,3 +236,26 @@ def test_pruned_weights_without_pruning_json_are_not_mended_silently(weights):
     refused(lambda: models.load_unet(weights), "pruning.json", "missing")
     (weights / "meta.json").unlink()
     refused(lambda: models.load_unet(weights), "do not fit")
+
+
+def test_pairs_of_blocks_whose_features_are_compared(other_base):
+    """As BK-SDM compares them: no mid block, and without the innermost stage up blocks one further out."""
+    from diffusers import UNet2DConditionModel
+
+    teacher = models.load_base(str(other_base), None, ["unet"]).unet
+    same = ["down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2"]
+    assert models.block_pairs(teacher, teacher) == [(name, name) for name in same]
+    config = dict(teacher.config) | {"mid_block_type": None}
+    small = UNet2DConditionModel.from_config(config)
+    assert models.block_pairs(small, teacher) == [(name, name) for name in same if name != "mid_block"]
+    config |= {
+        "block_out_channels": config["block_out_channels"][:2],
+        "down_block_types": config["down_block_types"][:2],
+        "up_block_types": config["up_block_types"][1:],
+    }
+    tiny = UNet2DConditionModel.from_config(config)
+    assert models.block_pairs(tiny, teacher) == [
+        ("down_blocks.0", "down_blocks.0"),
+        ("up_blocks.0", "up_blocks.1"),
+        ("up_blocks.1", "up_blocks.2"),
+    ]

@@ -18,7 +18,7 @@ from tests import experiments
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory, tiny_base, tiny_pictures):
     root = tmp_path_factory.mktemp("plan")
-    return root, experiments.write(root, tiny_base, tiny_pictures)
+    return root, experiments.write(root, tiny_base, tiny_pictures) | {"tables": {}}
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_planning_twice_gives_the_same_plan(params):
         ("score", "kid_subsets", 3, {"metrics"}),
         ("report", "bootstrap", 21, set()),
         ("bilevel", "upper_lr", 3.0e-3, {"bilevel", "samples", "metrics"}),
-        ("bilevel", "upper_every", 3, {"bilevel", "samples", "metrics"}),
+        ("bilevel", "upper_every", 2, {"bilevel", "samples", "metrics"}),
         ("distill", "lr", 1.0e-3, {"distill", "bilevel", "esd", "samples", "metrics"}),
         ("prune", "keep_least", 0.3, {"pruned", "distill", "bilevel", "esd", "samples", "metrics"}),
         ("encode", "flip", True, {"encode", "distill", "bilevel", "esd", "samples", "metrics"}),
@@ -336,7 +336,7 @@ def test_a_file_that_is_not_there_is_named_with_its_key(params, path, value, wor
 
 def test_a_concept_must_not_be_named_like_a_prompt_set(params):
     params["concepts"]["eval"] = params["concepts"].pop("picasso")
-    with pytest.raises(UserError, match="'eval' is the name of a prompt set"):
+    with pytest.raises(UserError, match="'eval' is the name of a set of prompts"):
         plan.build(params)
 
 

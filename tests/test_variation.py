@@ -17,6 +17,7 @@ PENALTY = {
     "bilevel.coupling": "none",
     "bilevel.pull": 0.5,
     "bilevel.lambda_growth": 1.0,
+    "bilevel.lambda_most": 1000.0,
     "bilevel.gap_tolerance": 0.0,
     "bilevel.second_copy": "device",
 }

@@ -23,8 +23,9 @@ from lethe.loop import Keeping
 from lethe.models import encode_prompts
 from lethe.record import Budget
 from lethe.sampling import build_scheduler, tiles
-from lethe.templates import check_anchors, pairs
+from lethe.templates import pairs
 from lethe.wanda import linears, listening, serving
+from lethe.wording import check_anchors
 
 OPTIONS = {
     "task": {

@@ -48,6 +48,7 @@ OPTIONS = {
     "states": {
         "description": "who draws the training states: the frozen model that came in, or the student, anew each step",
         "enum": ["frozen", "student"],
+        "with": {"student": {"reuse": 1}},  # its trajectories change with every step
     },
     "guidance": {
         "description": "guidance of the trajectories that training states come from",
@@ -126,7 +127,7 @@ def erase(
 
 
 def _check(concepts: Mapping[str, Mapping], options: Mapping) -> None:
-    if options["states"] == "student" and options["reuse"] != 1:
+    if options["states"] == "student" and options["reuse"] != 1:  # the schema says so too; for calls from Python
         raise UserError(
             f"erase.esd.reuse: {options['reuse']} with states student, whose trajectories change with every step; "
             "set reuse to 1, or states to frozen"

@@ -26,15 +26,17 @@ from lethe.erasing import Erased
 from lethe.errors import UserError
 from lethe.loop import Keeping
 from lethe.record import Budget
-from lethe.templates import check_anchors, expanded, mentions
+from lethe.templates import expanded, mentions
 from lethe.wanda import linears
+from lethe.wording import check_anchors
 
 OPTIONS = {
     "preserve": {
         "description": "prompts that must stay; those that name an erased concept are left out",
         "type": "array",
+        "minItems": 1,
         "uniqueItems": True,
-        "items": {"type": "string"},
+        "items": {"type": "string", "minLength": 1},
     },
     "guide": {"description": "what a concept becomes: its anchor, or the empty text", "enum": ["anchor", "empty"]},
     "alignment": {

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lethe.pruning import Goal
 
 NEEDS = ["checkpoint"]
+FRESH = True  # its weights are not those of the net that it is given
 OPTIONS = {
     "checkpoint": {"description": "folder of an APTP expert: arch_vector.pt and unet/", "$ref": "#/$defs/path"},
 }

@@ -7,6 +7,7 @@ from lethe.cutting import cut
 from lethe.pruners import magnitude
 from lethe.pruning import Goal, narrow
 
+FRESH = True  # its weights are not those of the net that it is given
 OPTIONS = {"draw": {"description": "seed of the new weights", "type": "integer", "minimum": 0}}
 
 

@@ -13,7 +13,13 @@ are compared by the counted passes (`passes` in log.csv), not by steps. All log,
 - `cosine`: of the angle between the gradients of the two levels;
 - `displacement`: how far an upper step moves the weights, over how far the lower step before it did.
 
-Cost of `steps` lower batches, in passes of one batch (F teacher forward, S student forward and backward):
-alternate: steps (F + S) + steps / upper_every (2F + S); penalty: steps (F + S) + steps / inner_steps (2F + 2S);
-weighted_sum: steps (3F + 2S). The teacher's 2F are negative guidance's; other suppressions ask for less.
+What `steps` lower batches cost, where F is a teacher's forward pass of a batch, S a student's forward and backward
+pass, and f, s the same for an upper batch (2f are negative guidance's; other suppressions ask for less):
+
+| solver | cost | copies of weights and AdamW's moments |
+|---|---|---|
+| alternate | steps (F + S) + steps / upper_every (2f + s) | 1, and 4 moments |
+| simultaneous | steps (F + S + 2f + s) | 1, and 4 moments |
+| penalty | steps (F + S) + steps / inner_steps (S + 2 forwards + 2f + s) | 2, and 4 moments; `second_copy` parks half |
+| weighted_sum | steps (F + S + 2f + s) | 1, and 2 moments |
 """

@@ -9,7 +9,7 @@ from lethe.finetune import Loss, adamw, advance, detached, warm
 from lethe.loop import Training
 
 OPTIONS = {
-    "upper_every": {"description": "lower steps to one upper step", "$ref": "#/$defs/count"},
+    "upper_every": {"description": "lower steps to one upper step", "$ref": "#/$defs/count", "atMost": "steps"},
 }
 
 

@@ -3,8 +3,8 @@
     G(theta, vartheta) = L_CU(theta) + lambda (L_ft(theta) - L_ft(vartheta)),   min over theta, max over vartheta
 
 vartheta descends L_ft: `inner_steps` (K) steps a round. Then theta takes one step along the gradient of
-L_CU + lambda L_ft. The batch of the last inner step serves theta's L_ft too, so the gap L_ft(theta) - L_ft(vartheta) is
-taken on equal draws, the teacher answers once for both, and only theta's own pass is paid for.
+L_CU + lambda L_ft. The batch of the last inner step serves theta's L_ft too, and the gap L_ft(theta) - L_ft(vartheta),
+of both as the round leaves them: draws are equal, and the teacher answers once for all.
 
 vartheta does not occur in theta's gradient. With a fixed lambda and no coupling theta therefore walks as under
 `weighted_sum`, and vartheta's cost buys the gap in the log, no more. It gets a say by
@@ -12,8 +12,8 @@ vartheta does not occur in theta's gradient. With a fixed lambda and no coupling
 - `coupling`: `reset` starts theta's step from vartheta, and vartheta's next round from theta: what K healing steps
   gained and what suppression did both last. `interpolate` draws theta a part of the way (`pull`) towards vartheta,
   which goes its own way;
-- `lambda_growth`: lambda is multiplied by it after each round whose gap is above `gap_tolerance`, and divided by it,
-  down to its first value, after others.
+- `lambda_growth`: lambda is multiplied by it, up to `lambda_most`, after each round whose gap is above
+  `gap_tolerance`, and divided by it, down to its first value, after others.
 
 Two copies and their moments cost memory: `second_copy: cpu` keeps the copy that is not at work in main memory (both
 change places twice a round).
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe import gauges, levels
+from lethe.errors import UserError
 from lethe.finetune import Loss, adamw, advance, detached, warm
 from lethe.loop import Training
 
@@ -50,6 +51,7 @@ OPTIONS = {
         "type": "number",
         "minimum": 1,
     },
+    "lambda_most": {"description": "the most that lambda grows to", "$ref": "#/$defs/weight"},
     "gap_tolerance": {"description": "gap of fine-tuning losses that is borne", "$ref": "#/$defs/weight"},
     "second_copy": {
         "description": "where the copy that is not at work is kept: the device, or main memory (cpu)",
@@ -79,7 +81,12 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
         "theta": adamw(theta, options["upper_lr"], options["weight_decay"]),
         "vartheta": adamw(vartheta, options["lr"], options["weight_decay"]),
     }
-    first, growth, clip = options["lambda"], options["lambda_growth"], options["clip_norm"]
+    first, most, growth = options["lambda"], options["lambda_most"], options["lambda_growth"]
+    clip = options["clip_norm"]
+    if growth > 1 and not 0 < first <= most:
+        raise UserError(
+            f"bilevel.lambda: {first} cannot grow to lambda_most ({most}); begin above 0 and not above that"
+        )
 
     def work(name: str) -> None:
         """Brings one copy to the device and, if both are not to stay there, takes the other from it."""
@@ -87,6 +94,8 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
             names = {"theta": student, "vartheta": other}
             for key in sorted(names, key=lambda key: key == name):  # the one that leaves goes first
                 _move(names[key], optimizers[key], device if key == name else rest)
+
+    work("theta")
 
     def step(k: int) -> dict[str, Tensor]:
         work("vartheta")
@@ -96,10 +105,14 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
         loss.backward()
         advance(optimizers["vartheta"], warm(options["lr"], options["warmup"], k), clip)
         if due:
-            terms |= outer(k, loss.detach(), gauges.distance(start, vartheta))
+            inner = gauges.distance(start, vartheta)
+            del start  # two copies of large weights are enough
+            terms |= outer(k, inner)
         return detached(terms)
 
-    def outer(k: int, reached: Tensor, inner: Tensor) -> dict[str, Tensor]:
+    def outer(k: int, inner: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            reached, _ = lower(other, k)
         count = (k + 1) // options["inner_steps"] - 1
         _couple(theta, vartheta, options["coupling"], options["pull"])
         work("theta")
@@ -108,14 +121,16 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
         levels.assign(theta, levels.weighted(above, below, multiplier.value))
         advance(optimizers["theta"], warm(options["upper_lr"], options["upper_warmup"], count), clip)
         moved = gauges.distance(start, theta)
+        with torch.no_grad():
+            gap = lower(student, k)[0] - reached
         if options["coupling"] == "reset":
             _couple(vartheta, theta, "reset", 1.0)
-        gap = terms.pop("loss") - reached  # of theta and of vartheta; the log's loss is vartheta's
-        terms = {key: value for key, value in terms.items() if key not in ("diff", "out", "feat")}
-        used = multiplier.value.clone()
-        wide = gap > options["gap_tolerance"]
-        multiplier.value.copy_(torch.where(wide, used * growth, (used / growth).clamp(min=first)))
-        return terms | {"gap": gap.detach(), "multiplier": used, "displacement": gauges.ratio(moved, inner)}
+        # the log's fine-tuning losses are vartheta's
+        terms = {key: value for key, value in terms.items() if key not in ("loss", "diff", "out", "feat")}
+        used, wide = multiplier.value.clone(), gap > options["gap_tolerance"]
+        if growth > 1:
+            multiplier.value.copy_(torch.where(wide, used * growth, used / growth).clamp(first, most))
+        return terms | {"gap": gap, "multiplier": used, "displacement": gauges.ratio(moved, inner)}
 
     modules = {"student": student, "vartheta": other, "multiplier": multiplier}
     return Training(step, modules, optimizers)

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from lethe import loop
+from lethe.errors import UserError
 from lethe.record import Budget
 from lethe.solvers import alternate, penalty, weighted_sum
-from tests.tiny_training import OPTIONS, UPPER
+from tests.tiny_training import OPTIONS, UPPER, same
 
 OWN = {
     "lambda": 3.0,
@@ -17,6 +18,7 @@ OWN = {
     "coupling": "none",
     "pull": 0.5,
     "lambda_growth": 1.0,
+    "lambda_most": 1000.0,
     "gap_tolerance": 0.0,
     "second_copy": "device",
 }
@@ -97,11 +99,26 @@ def test_the_gap_is_that_of_both_copies_on_one_batch():
     training = penalty.solve(model, lower, upper, options())
     for k in range(7):
         training.step(k)
-    before = [copy.deepcopy(training.modules[name]) for name in ("student", "vartheta")]
+    before = copy.deepcopy(training.modules["vartheta"])
     terms = training.step(7)
-    wanted = lower(before[0], 7)[0] - lower(before[1], 7)[0]
+    wanted = lower(model, 7)[0] - lower(training.modules["vartheta"], 7)[0]
     assert terms["gap"].item() == pytest.approx(wanted.item())
-    assert terms["loss"].item() == lower(before[1], 7)[0].item()
+    assert terms["loss"].item() == lower(before, 7)[0].item()
+
+
+def test_under_reset_the_gap_is_what_the_outer_step_cost():
+    def lower(model, k):
+        return (value := model.weight.square().sum()), {"loss": value}
+
+    def upper(model, k):
+        return (value := (model.weight - 5).square().sum()), {"upper": value}
+
+    model = student()
+    nn.init.ones_(model.weight)
+    training = penalty.solve(model, lower, upper, options(**{"lambda": 0.0}, coupling="reset", upper_lr=0.1))
+    for k in range(8):
+        terms = training.step(k)
+    assert terms["gap"].item() > 0.01 and same(model, training.modules["vartheta"])
 
 
 def test_lambda_rises_with_the_gap_and_falls_back_to_its_first_value():
@@ -110,6 +127,14 @@ def test_lambda_rises_with_the_gap_and_falls_back_to_its_first_value():
     values = options(lambda_growth=2.0, gap_tolerance=-1e9)
     found = [term["multiplier"].item() for term in walk(penalty, values, 12)[1] if "multiplier" in term]
     assert found == [3.0, 6.0, 12.0]
+    values |= {"lambda_most": 7.0}
+    assert [term["multiplier"].item() for term in walk(penalty, values, 12)[1] if "multiplier" in term] == [
+        3.0,
+        6.0,
+        7.0,
+    ]
+    with pytest.raises(UserError, match=r"bilevel\.lambda: 0\.0 cannot grow"):
+        walk(penalty, values | {"lambda": 0.0}, 1)
 
 
 def test_reset_at_lambda_zero_alternates_as_the_release_does():
