@@ -216,7 +216,11 @@ class Experiment:
                 *self.sized_flags,
                 *_folders(model=model, **data),
                 *["--eraser", eraser, "--concepts", canonical(concepts)],
-                *(["--pictures", *(f"{key}={node.folder}" for key, node in pictures.items())] if pictures else []),
+                *(
+                    ["--concept-pictures", *(f"{key}={node.folder}" for key, node in pictures.items())]
+                    if pictures
+                    else []
+                ),
                 *cli.flags({"seed": seed} | values),
             ],
         )

@@ -32,7 +32,7 @@ def main() -> None:
     )
     made.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {prompt, anchor}}")
     made.add_argument(
-        "--pictures",
+        "--concept-pictures",
         nargs="+",
         default=[],
         metavar="NAME=FOLDER",
@@ -51,7 +51,9 @@ def main() -> None:
     options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, "resolution": args.resolution, **values}
     models.check_base(args.base, args.revision)
     models.check_resolution(args.base, args.resolution)
-    folders = read_needs(eraser, concepts, args.pictures, args.data) | ({"model": args.model} if args.model else {})
+    folders = read_needs(eraser, concepts, args.concept_pictures, args.data) | (
+        {"model": args.model} if args.model else {}
+    )
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("erase", VERSION, options, parents)
     if is_finished(args.out, mine):
@@ -88,10 +90,12 @@ def pruned(model: Path | None) -> bool:
 def read_needs(eraser: str, concepts: dict, pictures: list[str], data: Path | None) -> dict[str, Path]:
     """The encoded pictures that an eraser reads, by role; others are left out. Raises UserError for missing ones."""
     needs = registry.needs("erasers", eraser)
-    found = cli.named_paths(pictures, "--pictures") if "concepts" in needs else {}
+    found = cli.named_paths(pictures, "--concept-pictures") if "concepts" in needs else {}
     missing = [name for name in concepts if name not in found] if "concepts" in needs else []
     if missing:
-        raise UserError(f"--pictures: {eraser} needs encoded pictures of {', '.join(missing)}: give NAME=FOLDER")
+        raise UserError(
+            f"--concept-pictures: {eraser} needs encoded pictures of {', '.join(missing)}: give NAME=FOLDER"
+        )
     if "data" in needs and not data:
         raise UserError(f"--data: {eraser} needs the fine-tuning pictures: give a result of stage encode")
     return ({"data": data} if "data" in needs else {}) | {f"concept:{name}": found[name] for name in concepts if found}

@@ -1,11 +1,12 @@
 """What every stage does with an error: one line, an exit code, no traceback."""
 
 import errno
+import importlib
 from pathlib import Path
 
 import pytest
 
-from lethe import cli, options
+from lethe import cli, options, registry
 from lethe.errors import UserError
 
 
@@ -62,3 +63,22 @@ def test_a_sections_values_survive_the_command_line(section, values, plugins):
     cli.add_section(made, section, *plugins)
     args = made.parse_args(["--out", "x", *cli.flags(values)])
     assert cli.section_values(args, section, *plugins) == values
+
+
+@pytest.mark.parametrize(
+    ("stage", "flag", "package"),
+    [
+        ("erase", "--eraser", "erasers"),
+        ("prune", "--pruner", "pruners"),
+        ("bilevel", "--solver", "solvers"),
+        ("bilevel", "--suppression", "suppressions"),
+    ],
+)
+def test_every_plug_in_has_its_flags_and_none_twice(stage, flag, package, monkeypatch, capsys):
+    for name in registry.names(package):
+        monkeypatch.setattr("sys.argv", [stage, flag, name, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"stages.{stage}").main()
+        shown = capsys.readouterr().out
+        assert ended.value.code == 0
+        assert all(cli.flag(key) in shown for key in registry.literal(package, name, "OPTIONS")), name

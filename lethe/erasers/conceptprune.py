@@ -200,7 +200,7 @@ def _facts(
     weights, among = sum(p.numel() for p in edited.parameters()), sum(p.weight.numel() for p in layers.values())
 
     def of(zeroed: int) -> dict:
-        return {"zeroed": zeroed, "share_network": zeroed / weights, "share_layers": zeroed / among}
+        return {"zeroed": zeroed / weights, "zeroed_of_layers": zeroed / among, "zeroed_weights": zeroed}
 
     return {
         "edited": "text_encoder" if kind == "text" else "unet",

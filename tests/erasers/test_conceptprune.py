@@ -133,7 +133,7 @@ def test_masks_are_those_of_stored_activations(base, layers, select):
     for name, mask in wanted.items():
         assert torch.equal(found.get(name, torch.zeros_like(mask)), mask), name
     assert set(found) <= set(wanted)
-    assert erased.facts["zeroed"] == sum(int(mask.sum()) for mask in wanted.values())
+    assert erased.facts["zeroed_weights"] == sum(int(mask.sum()) for mask in wanted.values())
 
 
 def test_a_mask_is_a_part_of_each_rows_highest_and_steps_are_united():
@@ -175,8 +175,8 @@ def test_several_concepts_lose_the_union(base):
         one, other = (part.get(name, torch.zeros_like(mask)) for part in parts)
         assert torch.equal(mask, one | other)
     counts = [sum(int(mask.sum()) for mask in part.values()) for part in parts]
-    assert [own["zeroed"] for own in erased.facts["concepts"].values()] == counts
-    assert counts[0] != counts[1] and erased.facts["zeroed"] < sum(counts)
+    assert [own["zeroed_weights"] for own in erased.facts["concepts"].values()] == counts
+    assert counts[0] != counts[1] and erased.facts["zeroed_weights"] < sum(counts)
 
 
 def test_facts_are_counts_and_shares(base):
@@ -188,9 +188,9 @@ def test_facts_are_counts_and_shares(base):
     )
     assert facts["edited"] == "unet"
     assert facts["layers"] == {"kind": "ffn.2", "number": len(names), "weights": among}
-    assert facts["zeroed"] == zeroed
-    assert facts["share_layers"] == pytest.approx(zeroed / among)
-    assert facts["share_network"] == pytest.approx(zeroed / sum(p.numel() for p in base.unet.parameters()))
+    assert facts["zeroed_weights"] == zeroed
+    assert facts["zeroed_of_layers"] == pytest.approx(zeroed / among)
+    assert facts["zeroed"] == pytest.approx(zeroed / sum(p.numel() for p in base.unet.parameters()))
 
 
 def test_shared_prompts_are_sampled_once_and_all_is_counted(tiny, monkeypatch):
@@ -252,9 +252,9 @@ def test_the_text_encoder_is_pruned_in_place_and_said_so(base):
     found = gone(base.text_encoder, encoder)
     assert found and all(name.endswith("mlp.fc2") for name in found)
     assert erased.facts["edited"] == "text_encoder"
-    assert erased.facts["zeroed"] == sum(int(mask.sum()) for mask in found.values())
-    assert erased.facts["share_network"] == pytest.approx(
-        erased.facts["zeroed"] / sum(p.numel() for p in base.text_encoder.parameters())
+    assert erased.facts["zeroed_weights"] == sum(int(mask.sum()) for mask in found.values())
+    assert erased.facts["zeroed"] == pytest.approx(
+        erased.facts["zeroed_weights"] / sum(p.numel() for p in base.text_encoder.parameters())
     )
     assert budget == Budget()
     # by hand: inputs of fc2 from the pipeline's own prompts, the empty one beside each

@@ -95,11 +95,11 @@ def test_unknown_eraser_and_wrong_option(tiny, tmp_path):
 def test_an_eraser_that_reads_pictures_must_be_given_them(tiny, tmp_path):
     values = {key: rule.get("enum", [1])[0] for key, rule in registry.literal("erasers", "salun", "OPTIONS").items()}
     given = [word if word != "esd" else "salun" for word in words(tiny, tmp_path / "out")]
-    with pytest.raises(UserError, match="--pictures: salun needs encoded pictures of monet, van_gogh: give"):
+    with pytest.raises(UserError, match="--concept-pictures: salun needs encoded pictures of monet, van_gogh: give"):
         stage("erase", *given, **values)
     with pytest.raises(UserError, match="--data: salun needs the fine-tuning pictures"):
-        stage("erase", *given, "--pictures", *tiny.named(), **values)
-    stage("erase", *given, "--pictures", *tiny.named(), "--data", tiny.data, **values)
+        stage("erase", *given, "--concept-pictures", *tiny.named(), **values)
+    stage("erase", *given, "--concept-pictures", *tiny.named(), "--data", tiny.data, **values)
     roles = {"base", "model", "data", "concept:monet", "concept:van_gogh"}
     assert set(read_meta(tmp_path / "out")["parents"]) == roles
 
