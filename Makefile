@@ -13,15 +13,13 @@ PYTHON ?= python3
 EXPERIMENT ?= params.yaml
 CORES ?= all
 DRY_RUN ?=
-# Jobs that train or draw at once: the GPUs; without any, the cores.
-JOBS ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | wc -l || true); [ $$n -gt 0 ] && echo $$n || nproc)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # A committed report is good as it stands, so a clone without its results would make nothing: there it is made anew.
 tables: setup
 	@name=$$(sed -n 's/^experiment: *\([a-z0-9_]*\).*/\1/p' $(EXPERIMENT))
 	[ -d results/$$name ] || rm -f reports/$$name/recipe-*.json
-	snakemake --cores $(CORES) --resources gpu=$(JOBS) --config params=$(EXPERIMENT)
+	snakemake --cores $(CORES) --config params=$(EXPERIMENT)
 
 test: setup
 	@python -m pytest

@@ -45,12 +45,15 @@ def guides(eraser: str) -> bool:
 def literal(package: str, name: str, constant: str, default: object = ...) -> object:
     """A module-level constant (OPTIONS, NEEDS) read from the source text; it must be a literal.
 
-    Raises LookupError if the module has none and there is no default.
+    Without OPTIONS a module has none. Raises LookupError if the module lacks another constant and there is no default.
     """
-    source = (ROOT / package / f"{check(package, name)}.py").read_text(encoding="utf-8")
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == constant for target in node.targets):
+    path = ROOT / package / f"{check(package, name)}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(getattr(target, "id", "") == constant for target in targets) and getattr(node, "value", None):
             return ast.literal_eval(node.value)
+    if constant == "OPTIONS":
+        return {}
     if default is not ...:
         return default
     raise LookupError(f"lethe/{package}/{name}.py has no {constant}")

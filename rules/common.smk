@@ -1,6 +1,7 @@
 # The plan, and the functions that rules take their inputs and values from.
 import os
 import shlex
+import shutil
 import sys
 
 from lethe import options
@@ -41,6 +42,8 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
+# A job that trains or draws asks for a GPU where there may be one, here or on a cluster. Elsewhere cores alone are shared.
+GPU = int(any(shutil.which(program) for program in ("nvidia-smi", "sbatch")))
 RESULTS = {node.folder.name: node for node in PLAN.nodes.values()}
 
 

@@ -1,4 +1,5 @@
 import csv
+import re
 
 import pytest
 
@@ -46,6 +47,21 @@ def test_another_teacher_is_learnt_from(tiny, tmp_path):
     assert set(read_meta(tmp_path / "own")["parents"]) == {"base", "pruned", "data", "teacher"}
     (row,) = csv.DictReader((tmp_path / "own/log.csv").open())
     assert float(row["loss"]) == 0.0
+
+
+@pytest.mark.parametrize("pruner", ["bk_small", "bk_tiny"])
+def test_a_net_without_some_blocks_is_healed_by_the_features_that_are_left(other, tmp_path, pruner):
+    words = ["--base", other.base, "--out", tmp_path / "pruned", "--keep-least", 0.2, "--tolerance", 0.01]
+    with pytest.raises(UserError, match="leave") as refused:
+        stage("prune", *words, "--budget", 0.99, "--pruner", pruner)
+    left = float(re.search(r"0\.\d+ of the MACs|0\.\d{3,}", str(refused.value)).group().split()[0])
+    stage("prune", *words, "--budget", left, "--pruner", pruner)
+    given = ["--base", other.base, "--pruned", tmp_path / "pruned", "--data", other.data, "--seed", 0]
+    values = OPTIONS | {"w_diff": 0.0, "w_out": 0.0, "w_feat": 1.0, "steps": 1}
+    stage("distill", *given, "--out", tmp_path / "out", "--state", tmp_path / "state", **values)
+    (row,) = csv.DictReader((tmp_path / "out/log.csv").open())
+    assert float(row["feat"]) > 0
+    assert weights(tmp_path / "out") != weights(tmp_path / "pruned")
 
 
 def test_a_loss_that_is_not_finite_leaves_nothing(tiny, tmp_path, monkeypatch):
