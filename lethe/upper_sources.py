@@ -63,6 +63,7 @@ def trajectories(setting: Setting, options: Mapping, seed: int, budget: Budget) 
     def source(k: int) -> Batch:
         found = states.at(k, budget)
         _, anchor, mask, end = captions(k // reuse)
-        return Batch(None, None, found.noisy, found.t, found.text, concepts[0].empty, anchor, mask, end)
+        answers = found.null, found.conditional
+        return Batch(None, None, found.noisy, found.t, found.text, concepts[0].empty, anchor, mask, end, answers)
 
     return source

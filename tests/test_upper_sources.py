@@ -7,7 +7,7 @@ from lethe import finetune, losses, models, upper_sources
 from lethe.data import generator
 from lethe.errors import UserError
 from lethe.record import Budget
-from lethe.suppressions import redirect
+from lethe.suppressions import negative_guidance, redirect
 from tests.suppressions.anchored import GUIDED, anchored
 from tests.suppressions.anchored import OPTIONS as MORE
 from tests.tiny_training import OPTIONS, UPPER, encoded, pair
@@ -95,3 +95,14 @@ def test_concepts_without_anchors_give_batches_without(setting):
 def test_more_steps_than_the_model_has_are_refused(setting):
     with pytest.raises(UserError, match="1001 is more than the model's 1000"):
         upper_sources.find(setting, VALUES | {"upper_sampler_steps": 1001}, 0, Budget())
+
+
+def test_what_the_teacher_said_on_its_way_is_the_target_without_asking_again(setting):
+    values, budget = VALUES | {"away_from": "empty"}, Budget()
+    batch = upper_sources.find(setting, values, 0, budget)(0)
+    spent = budget.teacher_forward
+    found = negative_guidance.target(setting.teacher, batch, values, budget)
+    assert budget.teacher_forward == spent
+    asked = negative_guidance.target(setting.teacher, dataclasses.replace(batch, answers=None), values, budget)
+    assert budget.teacher_forward == spent + 2 * len(batch.noisy)
+    torch.testing.assert_close(found, asked, rtol=1e-3, atol=1e-4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lethe.errors import UserError
 from lethe.io import read_json, read_meta
 from lethe.report.runs import REFERENCES, UNSEEDED, Group, Plan, Run, Table, ordered
-from lethe.report.varied import RESERVED
+from lethe.variation import TAKEN
 
 TWO_STAGES = "distill_erase"  # the order of the steps in which erasers are the paper's two-stage arms
 Rows = dict[tuple, list[Run]]  # Run.place -> its runs of all budgets, sets and seeds
@@ -98,7 +98,7 @@ def _check_names(tables: dict[str, dict], arms: list[str]) -> None:
             )
         taken |= files
         for axis in own["axes"]:
-            if axis in RESERVED:
+            if axis in TAKEN:
                 raise UserError(f"tables.{name}.vary: {axis!r} is the name of a column; call the axis something else")
 
 

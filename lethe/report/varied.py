@@ -9,7 +9,6 @@ from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_meas
 from lethe.report.runs import REFERENCES, Group, Table
 from lethe.report.tables import (
     PAIRED,
-    SPENT,
     Found,
     add_differences,
     differences,
@@ -21,15 +20,6 @@ from lethe.report.tables import (
     trimmed,
 )
 
-# names of columns, which no axis may have
-RESERVED = {
-    *PAIRED,
-    *METRICS,
-    *SPENT,
-    "source",
-    "reference",
-    *(f"{name}_{end}" for name in METRICS for end in ("lo", "hi")),
-}
 TITLES = {
     "distillation": "Losses of the fine-tuning",
     "initialisation": "Pruned weights against random ones",

@@ -35,7 +35,12 @@ def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping,
 
 
 def target(teacher: nn.Module, batch: Batch, options: Mapping, budget: Budget) -> Tensor:
-    """f_T(o) - eta (f_T(c) - f_T(o)), [B, C, h, w]: both passes of the teacher in one forward of 2B."""
+    """f_T(o) - eta (f_T(c) - f_T(o)), [B, C, h, w]: both passes of the teacher in one forward of 2B.
+
+    None at states of its own trajectories, where it has answered before.
+    """
+    if batch.answers and options["away_from"] == "empty":
+        return opposite(*batch.answers, options["eta"])
     origin = batch.anchor if options["away_from"] == "anchor" else batch.null.expand_as(batch.text)
     text = torch.cat([origin, batch.text])
     noisy, t = torch.cat([batch.noisy, batch.noisy]), torch.cat([batch.t, batch.t])
