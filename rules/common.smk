@@ -42,8 +42,6 @@ except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
 
-# A job that trains or draws asks for a GPU where there may be one, here or on a cluster. Elsewhere cores alone are shared.
-GPU = int(any(shutil.which(program) for program in ("nvidia-smi", "sbatch")))
 RESULTS = {node.folder.name: node for node in PLAN.nodes.values()}
 
 
@@ -82,6 +80,12 @@ def get_parents(wildcards):
     node = RESULTS[wildcards.result]
     made = [made_marker(PARAMS)] if node.pictures and PARAMS["pictures"]["make"] else []
     return get_missing([parent.meta for parent in node.made_from] + made, node.meta)
+
+
+def get_gpus(wildcards):
+    """GPUs of a job that trains or draws: one on a cluster, and here if there is any. Without one, cores alone decide how
+    many jobs run at once."""
+    return int(not workflow.local_exec or shutil.which("nvidia-smi") is not None)
 
 
 def get_arguments(wildcards):

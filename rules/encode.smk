@@ -33,7 +33,7 @@ rule encode:
         "../envs/conda.yaml"
     threads: 4
     resources:
-        gpu=GPU,
+        gpu=get_gpus,
         mem_mb=12000,
         runtime=240,
     params:

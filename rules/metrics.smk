@@ -15,7 +15,7 @@ rule score:
         "../envs/conda.yaml"
     threads: 4
     resources:
-        gpu=GPU,
+        gpu=get_gpus,
         mem_mb=16000,
         runtime=480,
     params:

@@ -14,7 +14,7 @@ rule prune:
         "../envs/conda.yaml"
     threads: 4
     resources:
-        gpu=GPU,
+        gpu=get_gpus,
         mem_mb=12000,
         runtime=60,
     params:
@@ -38,7 +38,7 @@ rule distill:
         "../envs/conda.yaml"
     threads: 4
     resources:
-        gpu=GPU,
+        gpu=get_gpus,
         mem_mb=48000,
         runtime=2880,
     params:
@@ -62,7 +62,7 @@ rule bilevel:
         "../envs/conda.yaml"
     threads: 4
     resources:
-        gpu=GPU,
+        gpu=get_gpus,
         mem_mb=48000,
         runtime=2880,
     params:
@@ -87,7 +87,7 @@ rule erase:
         "../envs/conda.yaml"
     threads: 4
     resources:
-        gpu=GPU,
+        gpu=get_gpus,
         mem_mb=32000,
         runtime=1440,
     params:
