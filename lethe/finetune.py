@@ -39,9 +39,7 @@ class Batch:
     anchor: Tensor | None = None  # [B, L, D], of each caption with the concept taken out
     mask: Tensor | None = None  # [B, L], 1 at the concept's tokens of the caption, 0 elsewhere
     end: Tensor | None = None  # [B] long, place of the caption's end token
-    answers: tuple[Tensor, Tensor] | None = (
-        None  # the teacher's to the empty text and to `text`, if known
-    )
+    answers: tuple[Tensor, Tensor] | None = None  # the teacher's to the empty text and to `text`, if known
 
 
 # Where the upper level's batches come from: its step number k -> its batch, a pure function.
