@@ -88,6 +88,12 @@ def test_every_params_file_is_legal(name):
         ("prune.pruner", "l3", ["prune.pruner", "'l3'", "pruners", "magnitude", "taylor"]),
         ("bilevel.eta", -1.0, ["bilevel.eta", "-1.0", "minimum"]),
         ("bilevel.upper_reuse", 26, ["bilevel.upper_reuse", "26 is more than upper_sampler_steps (25)"]),
+        ("bilevel.upper_every", 601, ["bilevel.upper_every: 601 is more than distill.steps (600): no upper step"]),
+        ("erase.esd.states", "student", ["erase.esd.reuse: 5 does not go with states student; set 1"]),
+        ("erase.uce.preserve", [], ["erase.uce.preserve", "prompts that must stay"]),
+        ("concepts.monet.pictures", "", ["concepts.monet.pictures"]),
+        ("concepts.monet.prompt", " ", ["concepts.monet.prompt", "not made of a text"]),
+        ("distill.steps", None, ["distill.steps", "optimiser steps"]),
         ("grid.order", "sideways", ["grid.order", "'sideways'", "distill_erase", "erase_distill"]),
         ("erase.esd.variant", "y", ["erase.esd.variant", "'y'", "x-strict"]),
     ],
@@ -101,6 +107,15 @@ def test_training_without_any_loss_is_refused():
     values = changed("distill.w_diff", 0)
     values["distill"] |= {"w_out": 0, "w_feat": 0}
     assert "w_diff" in refusal(values)
+
+
+def test_what_would_be_lost_in_an_order_is_refused():
+    values = changed("grid.order", "erase_prune_distill")
+    values["prune"] |= {"pruner": "random_init", "draw": 0}
+    assert "random_init brings weights of its own" in refusal(values)
+    values = changed("grid.order", "erase_distill")
+    values["erase"]["conceptprune"]["layers"] = "text"
+    assert "text edits the text encoder, so it must come last" in refusal(values)
 
 
 def test_an_empty_file_is_refused():
@@ -123,6 +138,14 @@ def test_a_wrong_file_is_named(tmp_path, text, words):
         options.load(path)
     assert "\n" not in str(found.value)
     assert [word for word in ["own.yaml", *words] if word not in str(found.value)] == [], found.value
+
+
+def test_a_folder_or_a_list_is_no_params_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read as a params file"):
+        options.load(tmp_path)
+    (tmp_path / "own.yaml").write_text("- a\n")
+    with pytest.raises(UserError, match=r"own\.yaml: holds no sections"):
+        options.load(tmp_path / "own.yaml")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -334,9 +334,16 @@ def test_a_file_that_is_not_there_is_named_with_its_key(params, path, value, wor
     assert [word for word in words if word not in text] == [], text
 
 
-def test_a_concept_must_not_be_named_like_a_prompt_set(params):
-    params["concepts"]["eval"] = params["concepts"].pop("picasso")
-    with pytest.raises(UserError, match="'eval' is the name of a set of prompts"):
+@pytest.mark.parametrize("name", ["eval", "retain", "finetune"])
+def test_a_concept_must_not_be_named_like_a_set(params, name):
+    params["concepts"][name] = params["concepts"].pop("picasso")
+    with pytest.raises(UserError, match=f"'{name}' is the name of a set of prompts"):
+        plan.build(params)
+
+
+def test_an_anchor_must_not_be_the_prompt(params):
+    params["concepts"]["monet"]["anchor"] = params["concepts"]["monet"]["prompt"].upper()
+    with pytest.raises(UserError, match=r"concepts\.monet\.anchor: .* is the prompt itself"):
         plan.build(params)
 
 

@@ -83,6 +83,17 @@ def test_another_plug_in_brings_its_own_keys_and_the_old_ones_go():
             {"vary": {"s": {"x": PENALTY | {"bilevel.lambda": -1.0}}}, "of": ["bilevel"]},
             ["tables.sweep.x: bilevel.lambda", "-1.0 is less than the minimum of 0"],
         ),
+        ({"vary": {"lr": {150: {}}}}, ["tables.sweep.vary.lr", "150", "in quotes"]),
+        ({"vary": {"lr": {"a b": {}}}}, ["tables.sweep.vary.lr", "'a b'", "letters, digits"]),
+        ({"vary": {"lr": {"x": {1: 3}}}}, ["tables.sweep.vary.lr.x", "1", "quotes"]),
+        (
+            {"vary": {"a": {"x": {"erase.esd.lr": 0.1}}, "b": {"y": {"erase.esd.lr": 0.2}}}},
+            ["tables.sweep.vary: axes a and b both set erase.esd.lr"],
+        ),
+        (
+            {"vary": {"a": {"x": {"grid.order": "erase", "distill.lr": 0.1}}}},
+            ["tables.sweep.x: distill.lr has no say in order erase"],
+        ),
         ({"seeds": [0, 0]}, ["tables.sweep.seeds"]),
         ({"budgets": [80]}, ["tables.sweep.budgets.0", "80"]),
     ],

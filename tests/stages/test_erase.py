@@ -116,6 +116,25 @@ def test_an_eraser_that_guides_leaves_the_weights_and_says_how(tiny, tmp_path):
     assert "guidance.json" in meta["files"] and "text_encoder/config.json" not in meta["files"]
 
 
+def test_what_guides_sampling_is_not_lost_by_a_second_eraser(tiny, tmp_path):
+    short = json.dumps({"monet": {"prompt": "by monet", "anchor": "a boat"}})
+    stage("erase", *[word if word != "esd" else "sld" for word in words(tiny, tmp_path / "one", short)], preset="weak")
+    given = [tmp_path / "one" if word == tiny.pruned else word for word in words(tiny, tmp_path / "two", short)]
+    with pytest.raises(UserError, match="was erased by an eraser that acts while sampling"):
+        stage("erase", *given, **ESD)
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_dense_net_can_be_erased_twice(tiny, tmp_path):
+    given = words(tiny, tmp_path / "one")
+    at = given.index("--model")
+    stage("erase", *given[:at], *given[at + 2 :], **ESD)
+    given = [tmp_path / "one" if word == tiny.pruned else word for word in words(tiny, tmp_path / "two")]
+    stage("erase", *given, **ESD)
+    assert weights(tmp_path / "one") != weights(tmp_path / "two")
+    assert not (tmp_path / "two/unet/pruning.json").exists()
+
+
 def test_an_edited_text_encoder_is_stored_with_the_weights(tiny, tmp_path):
     values = {
         "task": "style",
