@@ -1,13 +1,15 @@
 # make tables     the default experiment, from set-up to reports/atelier/; EXPERIMENT=params/own.yaml makes another
+# make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
 # make lint       style of code and rules
 # make gc         deletes results that EXPERIMENT (one or more params files) does not want; DRY_RUN=1 only lists them
-# make lock       resolves envs/requirements.in anew
+# make nudenet    .venv-nudenet, for score.judges.unsafe: nudenet
+# make lock       resolves envs/requirements.in and envs/nudenet.in anew
 # Each sets up .venv by itself, when it is missing or envs/requirements.txt has changed.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables test lint gc lock setup
+.PHONY: tables status test lint gc nudenet lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
@@ -19,7 +21,10 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 tables: setup
 	@name=$$(sed -n 's/^experiment: *\([a-z0-9_]*\).*/\1/p' $(EXPERIMENT))
 	[ -d results/$$name ] || rm -f reports/$$name/recipe-*.json
-	snakemake --cores $(CORES) --config params=$(EXPERIMENT)
+	PYTHONPATH=rules snakemake --cores $(CORES) --logger lethe --config params=$(EXPERIMENT)
+
+status: setup
+	@python -m lethe.status $(EXPERIMENT)
 
 test: setup
 	@python -m pytest
@@ -33,9 +38,14 @@ lint: setup
 gc: setup
 	@python -m lethe.collect $(EXPERIMENT) $(if $(DRY_RUN),--dry-run)
 
+nudenet: setup
+	@bash envs/nudenet.sh
+
 lock: setup
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    envs/requirements.in -o envs/requirements.txt
+	@for name in requirements nudenet; do
+	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	        envs/$$name.in -o envs/$$name.txt
+	done
 
 setup:
 	@PYTHON=$(PYTHON) bash envs/setup.sh

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe import alone, gpus, registry, stopping
 from lethe import options as opts
-from lethe import registry
 from lethe.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,10 +59,15 @@ def resolution(args: argparse.Namespace) -> int | None:
 
 
 def add_training(made: argparse.ArgumentParser) -> None:
-    """--seed, --state and --checkpoint-every."""
+    """--seed, --state and --checkpoint-seconds."""
     made.add_argument("--seed", type=_seed, required=True, help="training seed, from 0")
     made.add_argument("--state", type=Path, help="folder of the state for resuming (default: state/RECIPE)")
-    made.add_argument("--checkpoint-every", type=_count, default=250, help="steps between checkpoints (default: 250)")
+    made.add_argument(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=300.0,
+        help="seconds between checkpoints, more where one takes over 2 %% of that; 0 makes one a step (default: 300)",
+    )
 
 
 def early(key: str, section: str | None = None) -> str | None:
@@ -74,13 +80,17 @@ def early(key: str, section: str | None = None) -> str | None:
     return opts.load(found.params)[section][key] if value is None and section and found.params else value
 
 
-def add_section(made: argparse.ArgumentParser, section: str, *plugins: tuple[str, str] | None) -> None:
-    """One flag a key of a params section, with the schema's type and description."""
+def add_section(
+    made: argparse.ArgumentParser, section: str, *plugins: tuple[str, str] | None, prefix: str = ""
+) -> None:
+    """One flag a key of a params section, with the schema's type and description. `prefix` stands before each key,
+    where a stage reads two sections with keys of one name."""
     rules = opts.section_schema(section, *plugins)
     group = made.add_argument_group(f"values of section {section}")
     for key, rule in rules["properties"].items():
         help_text = rule.get("description", "").replace("%", "%%")
-        group.add_argument(flag(key), dest=f"value_{key}", metavar="VALUE", type=_value, default=None, help=help_text)
+        how = {"metavar": "VALUE", "type": _value, "default": None, "help": help_text}
+        group.add_argument(flag(prefix + key), dest=f"value_{prefix}{key}", **how)
 
 
 def early_plugins(section: str) -> list[tuple[str, str] | None]:
@@ -112,6 +122,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
 def _seed(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -128,7 +145,7 @@ def _value(text: str) -> object:
         return text
 
 
-def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, str] | None) -> dict:
+def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, str] | None, prefix: str = "") -> dict:
     """The section's values: flags over the params file. Raises UserError for a missing or illegal one."""
     rules = opts.section_schema(section, *plugins)
     values = {}
@@ -137,9 +154,9 @@ def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, 
         for word in section.split("_", 1) if section.startswith("erase_") else [section]:
             found = found.get(word, {})
         values = {key: found[key] for key in rules["properties"] if key in found}
-    given = {key: getattr(args, f"value_{key}") for key in rules["properties"]}
+    given = {key: getattr(args, f"value_{prefix}{key}") for key in rules["properties"]}
     values |= {key: _null(value, rules["properties"][key]) for key, value in given.items() if value is not None}
-    missing = [flag(key) for key in rules["required"] if key not in values]
+    missing = [flag(prefix + key) for key in rules["required"] if key not in values]
     if missing:
         raise UserError(f"section {section}: missing {' '.join(missing)}; give them, or --params FILE")
     opts.check(values, rules, section)
@@ -166,11 +183,13 @@ def named_paths(pairs: list[str], what: str) -> dict[str, Path]:
 
 def device(args: argparse.Namespace) -> "torch.device":
     """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there."""
+    name = args.device
+    if name == "auto":
+        gpus.claim()
     import torch
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -189,17 +208,44 @@ def device(args: argparse.Namespace) -> "torch.device":
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage: a user's mistake becomes one line on stderr and exit code 2, a full disk exit code 3."""
+    """Runs a command: what a user can mend becomes one line on stderr and an exit code that is not 0.
+
+    2 a mistake, 3 a full disk or one that cannot be written, 130 and 143 interrupted. Of two that make the same --out
+    one waits for the other.
+    """
+    stopping.install()
     try:
-        main()
+        with _alone(sys.argv[1:]):
+            main()
     except UserError as error:
         sys.exit(_say(str(error), 2))
     except KeyboardInterrupt:
         sys.exit(_say("interrupted; run the same command to go on", 130))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK:
             raise
-        sys.exit(_say(f"no space left on the disk while writing {error.filename or 'a file'}; free some, run again", 3))
+        sys.exit(_say(f"{error.filename or 'a file'}: cannot be written: {DISK[error.errno]}, then run again", 3))
+
+
+DISK = {
+    errno.ENOSPC: "no space left on the disk; free some",
+    errno.EDQUOT: "your quota of the disk is used up; free some",
+    errno.EROFS: "the file system is mounted read-only; mount it for writing or link the folder elsewhere",
+    errno.EACCES: "no permission; change its owner or mode",
+    errno.EPERM: "not permitted; change its owner or mode",
+    errno.ELOOP: "its symbolic links lead in a circle; remove them",
+    errno.EIO: "the disk does not answer; look after it",
+}
+
+
+def _alone(words: list[str]) -> AbstractContextManager:
+    """The lock on --out, for a command that will write there."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--out", nargs="?")
+    first.add_argument("--dry-run", action="store_true")
+    found, rest = first.parse_known_args(words)
+    writes = found.out and not found.dry_run and not {"-h", "--help"} & set(rest)
+    return alone.alone(Path(found.out)) if writes else nullcontext()
 
 
 def _say(text: str, code: int) -> int:

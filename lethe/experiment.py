@@ -4,13 +4,14 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
-from lethe import cli, judges, recipe, registry
+from lethe import cli, judges, recipe, registry, tried
 from lethe.errors import UserError
 from lethe.graph import Node
 from lethe.io import canonical
 from lethe.models import check_base, check_resolution, check_steps
 from lethe.pictures import read as read_pictures
 from lethe.prompts import read_prompts, read_sets
+from lethe.templates import check_pairs
 from lethe.variation import varied
 from lethe.wording import check_anchors
 
@@ -94,7 +95,7 @@ class Experiment:
     def drawn_pictures(self, concept: str) -> Node:
         """Pictures of a concept that brings none, drawn by the base model."""
         own = {"prompt": self.params["concepts"][concept]["prompt"], "count": self.params["encode"]["generated"]}
-        values = self.params["sample"]
+        values = self.origin.params["sample"]  # a table that draws otherwise does not train on other pictures
         return self._node(
             "sample",
             "samples",
@@ -203,6 +204,7 @@ class Experiment:
         values, needs = self.params["erase"][eraser], registry.needs("erasers", eraser)
         own = self.params["concepts"]
         concepts = {member: {key: own[member][key] for key in ("prompt", "anchor")} for member in self.members(name)}
+        check_pairs(values, concepts.values(), f"erase.{eraser}")
         pictures = {member: self.encode(member) for member in concepts} if "concepts" in needs else {}
         data = {"data": self.encode("finetune")} if "data" in needs else {}
         return self._node(
@@ -276,14 +278,30 @@ class Experiment:
             ],
         )
 
-    def score(self, arm: str, budget: float, name: str, seed: int) -> Node:
-        """Metrics of one arm for one set of erased concepts, against the arm `distill` of its budget and seed."""
+    def attack(self, label: str, arm: str, budget: float, name: str, seed: int) -> Node:
+        """Pictures of one arm under one attack."""
+        return tried.node(self, label, arm, self.weights(arm, budget, name, seed), name, seed)
+
+    def score(self, arm: str, budget: float, name: str, seed: int, attack: str | None = None) -> Node:
+        """Metrics of one arm for one set of erased concepts, against the arm `distill` of its budget and seed; with the
+        label of an attack those of the pictures under it."""
+        if attack:
+            samples = self.attack(attack, arm, budget, name, seed)
+            return self.score_of(samples, arm, samples.key, budget, name, seed, self.members(name))
         samples = self.sample(self.weights(arm, budget, name, seed))
-        reference = self._reference(samples, budget, name, seed)
+        key = f"{samples.key}-{name}" if arm in ("base", "pruned", "distill") else samples.key
+        return self.score_of(samples, arm, key, budget, name, seed)
+
+    def score_of(
+        self, samples: Node, arm: str, key: str, budget: float, name: str, seed: int, sets: list[str] | None = None
+    ) -> Node:
+        """Metrics of any samples of the experiment's prompts, or of some sets of them, against the same model."""
+        prompts = {one: path for one, path in self.prompts.items() if sets is None or one in sets}
+        reference, originals = self._reference(samples, budget, name, seed), self._originals(samples)
         values, erased = self.params["score"], self.members(name)
-        found = {concept: self.pictures(concept) for concept in self.prompts if concept in self.params["concepts"]}
+        found = {concept: self.pictures(concept) for concept in prompts if concept in self.params["concepts"]}
         concepts = {
-            concept: {key: self.params["concepts"][concept][key] for key in ("style", "neighbours")}
+            concept: {key: self.params["concepts"][concept][key] for key in ("kind", "style", "neighbours")}
             | {"pictures": folder}
             for concept, (folder, _, _) in found.items()
         }
@@ -292,17 +310,17 @@ class Experiment:
             "score",
             "metrics",
             arm,
-            f"{samples.key}-{name}" if arm in ("base", "pruned", "distill") else samples.key,
+            key,
             options=values | {"concepts": concepts, "erased": erased},
             parents={"samples": samples, "eval_pictures": self.eval_pictures}
-            | ({"reference": reference} if reference else {})
+            | _some(reference=reference, originals=originals)
             | self.judges
-            | self.prompt_files
+            | {f"prompts:{set_name}": self.prompt_files[f"prompts:{set_name}"] for set_name in prompts}
             | {f"pictures:{concept}": parent for concept, (_, parent, _) in found.items()},
             flags=[
                 *["--samples", str(samples.folder)],
-                *(["--reference", str(reference.folder)] if reference else []),
-                *["--prompts", *(f"{set_name}={path}" for set_name, path in self.prompts.items())],
+                *_folders(reference=reference, originals=originals),
+                *["--prompts", *(f"{set_name}={path}" for set_name, path in prompts.items())],
                 *["--concepts", canonical(concepts), "--erased", *erased],
                 *["--eval-pictures", real, *self.make_flags()],
                 *cli.flags(values),
@@ -315,6 +333,13 @@ class Experiment:
         if samples.recipe == self.origin.sample(self.origin.distill(budget, seed)).recipe:
             return None
         return self.origin.score("distill", budget, name, seed)
+
+    def _originals(self, samples: Node) -> Node | None:
+        """Pictures of the dense base, if the grid has it and they are not those that are scored."""
+        if "base" not in self.params["grid"]["arms"]:
+            return None
+        found = self.origin.sample(None)
+        return None if found.recipe == samples.recipe else found
 
     def varied(self, changes: dict, arm: str, where: str) -> "Experiment":
         """The same experiment with some values changed; what it is compared with does not change."""

@@ -2,13 +2,12 @@
 
 A step is a pure function of the weights, the optimizers and its number: all that it draws comes from generators seeded
 by that number. So a checkpoint holds tensors and counts only, and a run that was killed ends in the same weights, bit
-for bit, as one that was not.
+for bit, as one that was not. SIGTERM makes it save after the step that it is in, and end.
 """
 
 import csv
 import io
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,12 +19,13 @@ from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 
-from lethe import tensors
+from lethe import stopping, tensors
+from lethe.checkpoints import Checkpoints
 from lethe.errors import UserError
 from lethe.io import write_text
 from lethe.record import Budget
 
-STATE, LOG = "state.safetensors", "log.csv"
+LOG = "log.csv"
 ROWS = 60  # of log.csv, about
 
 
@@ -44,11 +44,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where a run's state is kept: folder, the recipe it belongs to, steps between checkpoints."""
+    """Where a run's state is kept: folder, the recipe it belongs to, seconds between checkpoints (0: every step)."""
 
     folder: Path
     recipe: str
-    every: int
+    seconds: float
 
 
 @dataclass
@@ -80,36 +80,40 @@ def run(
     )
     sums: dict[str, torch.Tensor] = {}
     bad = torch.full((), -1, dtype=torch.int64, device=device)  # first step whose loss is not finite, without a sync
-    progress = _load(training, keeping, budgets, average, sums, device)
+    kept = Checkpoints(keeping.folder, keeping.seconds)
+    progress = _load(training, kept, keeping.recipe, budgets, average, sums, device)
     earlier, started = progress.seconds, time.monotonic()
     every = max(1, steps // ROWS)
     bar = tqdm(total=steps, initial=progress.step, unit="step", disable=not sys.stderr.isatty())
 
-    for k in range(progress.step, steps):
-        losses = training.step(k)
-        bad = torch.where(torch.stack(list(losses.values())).isfinite().all() | (bad >= 0), bad, k)
-        for name, value in losses.items():
-            sums[name] = sums[name] + value if name in sums else value.clone()
-            progress.counts[name] = progress.counts.get(name, 0) + 1
-        if ema:
-            # looked up anew: a solver may move the student between devices
-            current = [value.to(device) for value in training.modules["student"].state_dict().values()]
-            torch._foreach_lerp_(list(average.values()), current, 1 - min(ema, (1 + k) / (10 + k)))
-        progress.step = k + 1
-        bar.update()
-        if progress.step % every == 0 or progress.step == steps:
-            _check(bad, training)
-            row = {name: sums[name].item() / progress.counts[name] for name in sums}
-            spent = {"passes": sum(budget.passes for budget in budgets.values())}
-            progress.rows.append({"step": progress.step} | row | spent)
-            sums.clear()
-            progress.counts.clear()
-            write_text(keeping.folder / LOG, log_text(progress.rows))
-            _say(bar, progress, steps, time.monotonic() - started)
-        if progress.step % keeping.every == 0 and progress.step < steps:
-            _check(bad, training)
-            progress.seconds = earlier + time.monotonic() - started
-            _save(training, keeping, progress, budgets, average, sums)
+    with stopping.held():
+        for k in range(progress.step, steps):
+            losses = training.step(k)
+            bad = torch.where(torch.stack(list(losses.values())).isfinite().all() | (bad >= 0), bad, k)
+            for name, value in losses.items():
+                sums[name] = sums[name] + value if name in sums else value.clone()
+                progress.counts[name] = progress.counts.get(name, 0) + 1
+            if ema:
+                # looked up anew: a solver may move the student between devices
+                current = [value.to(device) for value in training.modules["student"].state_dict().values()]
+                torch._foreach_lerp_(list(average.values()), current, 1 - min(ema, (1 + k) / (10 + k)))
+            progress.step = k + 1
+            bar.update()
+            if progress.step % every == 0 or progress.step == steps:
+                _check(bad, training)
+                row = {name: sums[name].item() / progress.counts[name] for name in sums}
+                spent = {"passes": sum(budget.passes for budget in budgets.values())}
+                progress.rows.append({"step": progress.step} | row | spent)
+                sums.clear()
+                progress.counts.clear()
+                write_text(keeping.folder / LOG, log_text(progress.rows))
+                _say(bar, progress, steps, time.monotonic() - started)
+            if progress.step < steps and (kept.due() or stopping.asked()):
+                _check(bad, training)
+                progress.seconds = earlier + time.monotonic() - started
+                _save(training, kept, progress, budgets, average, sums)
+                if stopping.asked():
+                    stopping.stop(f"at step {progress.step} of {steps}, state saved in {keeping.folder}")
     bar.close()
     if ema:
         training.modules["student"].load_state_dict({key.removeprefix("ema."): v for key, v in average.items()})
@@ -129,7 +133,7 @@ def log_text(rows: list[dict[str, float]]) -> str:
 
 def forget(keeping: Keeping) -> None:
     """Removes the state of a run whose result stands."""
-    shutil.rmtree(keeping.folder, ignore_errors=True)
+    Checkpoints(keeping.folder, keeping.seconds).forget()
 
 
 def _say(bar: tqdm, progress: Progress, steps: int, seconds: float) -> None:
@@ -158,7 +162,7 @@ def _check(bad: torch.Tensor, training: Training) -> None:
 
 def _save(
     training: Training,
-    keeping: Keeping,
+    kept: Checkpoints,
     progress: Progress,
     budgets: Mapping[str, Budget],
     average: Mapping[str, torch.Tensor],
@@ -172,27 +176,28 @@ def _save(
     for name, optimizer in training.optimizers.items():
         for index, moments in optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{name}.{index}.{key}": value for key, value in moments.items()}
-    tensors.save(keeping.folder / STATE, found, {"progress": json.dumps(asdict(progress))})
+    kept.save(progress.step, found, {"progress": json.dumps(asdict(progress))})
 
 
 def _load(
     training: Training,
-    keeping: Keeping,
+    kept: Checkpoints,
+    recipe: str,
     budgets: Mapping[str, Budget],
     average: dict[str, torch.Tensor],
     sums: dict[str, torch.Tensor],
     device: torch.device,
 ) -> Progress:
-    """Fills all of the arguments from the state file, in place; a fresh Progress if there is none."""
-    path = keeping.folder / STATE
-    if not path.is_file():
-        return Progress(keeping.recipe)
+    """Fills all of the arguments from the newest checkpoint, in place; a fresh Progress if there is none."""
+    path = kept.newest()
+    if path is None:
+        return Progress(recipe)
     try:
         found = tensors.load(path)
         progress = Progress(**json.loads(tensors.metadata(path)["progress"]))
-        if progress.recipe != keeping.recipe:
+        if progress.recipe != recipe:
             raise UserError(
-                f"{path}: state of recipe {progress.recipe}, not of this run ({keeping.recipe}); give another --state"
+                f"{path}: state of recipe {progress.recipe}, not of this run ({recipe}); give another --state"
             )
         for name, module in training.modules.items():
             module.load_state_dict(_under(found, f"module.{name}."), strict=True)

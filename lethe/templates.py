@@ -2,7 +2,7 @@
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lethe.errors import UserError
 from lethe.wording import same, words
@@ -72,6 +72,13 @@ def pairs(
             )
         found.append((one, other))
     return found
+
+
+def check_pairs(options: Mapping, concepts: Iterable[Mapping[str, str]], where: str) -> None:
+    """Of an eraser whose options make pairs of prompts: they must differ. Seen when a run is planned, not hours later."""
+    if "target_template" in options:
+        for concept in concepts:
+            pairs(concept, *(options[key] for key in ("subjects", "task", "base_template", "target_template")), where)
 
 
 def _check(template: str, where: str) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     from lethe import finetune, loop, upper_sources
 
     budgets = {"lower": Budget(), "upper": Budget()}
-    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
+    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
     setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device, concepts)
     shared = (setting.schedule, values, args.seed)
     lower = finetune.lower(setting.teacher, setting.data, *shared, budgets["lower"])

@@ -50,7 +50,7 @@ def main() -> None:
     from lethe import finetune, loop
 
     budget = Budget()
-    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
+    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
     setting = finetune.prepare(args.base, args.revision, args.pruned, args.data, values, device, teacher=args.teacher)
     lower = finetune.lower(setting.teacher, setting.data, setting.schedule, values, args.seed, budget)
     training = finetune.solve(setting.student, lower, values)

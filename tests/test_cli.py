@@ -23,19 +23,39 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys):
     assert ended(capsys, UserError("a.csv: no such\n  file")) == (2, "error: a.csv: no such file\n")
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_one_line_and_code_3(capsys, number):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "no space left on the disk; free some"),
+        (errno.EROFS, "the file system is mounted read-only; mount it for writing"),
+        (errno.EACCES, "no permission; change its owner or mode"),
+        (errno.ELOOP, "its symbolic links lead in a circle"),
+    ],
+)
+def test_a_disk_that_does_not_take_it_is_one_line_and_code_3(capsys, number, words):
     code, text = ended(capsys, OSError(number, "full", "out/latents.safetensors"))
     assert code == 3
-    assert text == "error: no space left on the disk while writing out/latents.safetensors; free some, run again\n"
+    assert text.startswith(f"error: out/latents.safetensors: cannot be written: {words}") and text.count("\n") == 1
 
 
 def test_any_other_error_keeps_its_traceback():
     def main():
-        raise OSError(errno.EIO, "broken", "x")
+        raise OSError(errno.EDOM, "broken", "x")
 
     with pytest.raises(OSError, match="broken"):
         cli.run(main)
+
+
+def test_two_commands_with_one_out_take_turns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = []
+    monkeypatch.setattr("sys.argv", ["stage", "--out", "results/x", "--threads", "1"])
+    cli.run(lambda: held.extend((tmp_path / "state/locks").iterdir()))
+    assert len(held) == 1 and not held[0].exists()
+    for words in (["--out", "x", "--dry-run"], ["--help"], ["--out"], []):
+        monkeypatch.setattr("sys.argv", ["stage", *words])
+        cli.run(lambda: held.extend((tmp_path / "state/locks").iterdir()))
+    assert len(held) == 1
 
 
 DEFAULT = options.load(Path(__file__).resolve().parents[1] / "params.yaml")

@@ -16,7 +16,7 @@ from lethe.atelier.training import amp, cosine, pixels, reconstruction_loss
 from lethe.io import digest
 
 LR, CRITIC_LR = 4e-4, 4e-4
-EVERY = 200  # steps between checkpoints
+CHECKPOINT_SECONDS = 60.0
 STRENGTH = 0.5  # norm of the critic's gradient at the picture, over that of the reconstruction loss
 
 
@@ -67,7 +67,7 @@ def sharpen(
         judging.step()
         return {"reconstruction": reconstruction.detach(), "critic": hinge.detach()}
 
-    keeping = loop.Keeping(state, digest([state.name, steps, batch, seed]), every=EVERY)
+    keeping = loop.Keeping(state, digest([state.name, steps, batch, seed]), CHECKPOINT_SECONDS)
     training = loop.Training(step, {"student": decoder, "critic": critic}, {"decoder": drawing, "critic": judging})
     loop.run(training, steps, keeping, {}, ema=0.998)
     loop.forget(keeping)

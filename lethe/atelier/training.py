@@ -46,7 +46,7 @@ def fit(
         descend(value, optimizer, cosine(lr, warmup, k, steps), clip_norm=1.0)
         return {"loss": value.detach()}
 
-    keeping = loop.Keeping(state, digest([state.name, steps, lr, seed, ema, weight_decay, warmup]), every=500)
+    keeping = loop.Keeping(state, digest([state.name, steps, lr, seed, ema, weight_decay, warmup]), seconds=60.0)
     loop.run(loop.Training(step, {"student": module}, {"adam": optimizer}), steps, keeping, {}, ema)
     loop.forget(keeping)
 

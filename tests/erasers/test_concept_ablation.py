@@ -40,7 +40,7 @@ def base(request):
 
 def run(base, folder, concepts=CONCEPTS, **changed):
     unet, budget, values = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
-    keeping = loop.Keeping(folder, "r", 2)
+    keeping = loop.Keeping(folder, "r", 0)
     erased = concept_ablation.erase(unet, base, concepts, values, 0, keeping, budget)
     return unet, erased.progress, budget
 

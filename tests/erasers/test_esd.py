@@ -44,7 +44,7 @@ def base(request):
 
 def run(base, folder, **changed):
     unet, budget, values = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
-    erased = esd.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 2), budget)
+    erased = esd.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 0), budget)
     return unet, erased.progress, budget
 
 

@@ -51,7 +51,7 @@ def base(request):
 
 def run(base, folder, **changed):
     unet, budget, values = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
-    erased = fmn.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 2), budget)
+    erased = fmn.erase(unet, base, CONCEPTS, values, 0, loop.Keeping(folder, "r", 0), budget)
     return unet, erased, budget
 
 

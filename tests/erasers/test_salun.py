@@ -51,7 +51,7 @@ def base(request):
 
 def run(base, folder, concepts=CONCEPTS, **changed):
     unet, budget, values = copy.deepcopy(base.unet), Budget(), OPTIONS | changed
-    erased = salun.erase(unet, base, concepts, values, 0, loop.Keeping(folder, "r", 2), budget)
+    erased = salun.erase(unet, base, concepts, values, 0, loop.Keeping(folder, "r", 0), budget)
     return unet, erased, budget
 
 

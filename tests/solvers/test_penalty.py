@@ -163,7 +163,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path, solver):
     values = options(coupling="interpolate", lambda_growth=1.5)
     whole = solver.solve(student(), *levels(), values)
     wanted = loop.run(whole, 21, loop.Keeping(tmp_path / "whole", "r", 1000), {"total": Budget()})
-    first, keeping = solver.solve(student(), *levels(), values), loop.Keeping(tmp_path / "cut", "r", 5)
+    first, keeping = solver.solve(student(), *levels(), values), loop.Keeping(tmp_path / "cut", "r", 0)
 
     def stop(k):
         if k == 13:

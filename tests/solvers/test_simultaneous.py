@@ -61,7 +61,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(tmp_path):
     values = OPTIONS | UPPER
     whole = simultaneous.solve(student(), *levels(), values)
     wanted = loop.run(whole, 21, loop.Keeping(tmp_path / "whole", "r", 1000), {"total": Budget()})
-    first, keeping = simultaneous.solve(student(), *levels(), values), loop.Keeping(tmp_path / "cut", "r", 5)
+    first, keeping = simultaneous.solve(student(), *levels(), values), loop.Keeping(tmp_path / "cut", "r", 0)
 
     def stop(k):
         if k == 13:

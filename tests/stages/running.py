@@ -79,9 +79,9 @@ def finished_without_torch(name: str, words: list, values: dict) -> str:
 def kill_after_first_checkpoint(name: str, words: list, values: dict, state: Path) -> None:
     """Starts the command and kills it, without a chance to tidy up, as soon as it has saved a state."""
     argv = [sys.executable, "-m", f"stages.{name}", *map(str, words), *cli.flags(values)]
-    more = ["--state", str(state), "--checkpoint-every", "3", "--device", "cpu", "--threads", "1"]
+    more = ["--state", str(state), "--checkpoint-seconds", "0", "--device", "cpu", "--threads", "1"]
     with subprocess.Popen([*argv, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        while not (state / "state.safetensors").exists():
+        while not any(state.glob("step-*.safetensors")):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         process.kill()
