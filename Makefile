@@ -1,6 +1,7 @@
 # make tables     the default experiment, from set-up to reports/atelier/; EXPERIMENT=params/own.yaml makes another
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
+# make soak       KILLS kills at random moments in all stages (default: 200; SEED chooses the moments), each followed by a rerun
 # make lint       style of code and rules
 # make gc         deletes results that EXPERIMENT (one or more params files) does not want; DRY_RUN=1 only lists them
 # make nudenet    .venv-nudenet, for score.judges.unsafe: nudenet
@@ -9,12 +10,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables status test lint gc nudenet lock setup
+.PHONY: tables status test soak lint gc nudenet lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
 CORES ?= all
 DRY_RUN ?=
+KILLS ?= 200
+SEED ?= 0
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # A committed report is good as it stands, so a clone without its results would make nothing: there it is made anew.
@@ -28,6 +31,9 @@ status: setup
 
 test: setup
 	@python -m pytest
+
+soak: setup
+	@LETHE_KILLS=$(KILLS) LETHE_SEED=$(SEED) python -m pytest -s tests/faults/test_kills.py
 
 lint: setup
 	@ruff check .

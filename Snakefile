@@ -9,6 +9,7 @@ include: "rules/common.smk"
 include: "rules/encode.smk"
 include: "rules/weights.smk"
 include: "rules/samples.smk"
+include: "rules/attacks.smk"
 include: "rules/metrics.smk"
 include: "rules/report.smk"
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lethe.errors import UserError
@@ -41,6 +41,17 @@ def alone(out: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def held() -> Path | None:
+    """A lock that some process holds, if there is any."""
+    for path in LOCKS.glob("*"):
+        with suppress(FileNotFoundError), open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return path
+    return None
 
 
 def _is(path: Path, descriptor: int) -> bool:

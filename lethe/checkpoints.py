@@ -6,9 +6,9 @@ from the one before, or from the start.
 """
 
 import re
-import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lethe.io import sha256
 
 KEPT = 2
 SHARE = 50  # at least so many times the last one's cost lies between two: they take no more than 2 % of the time
+PART = "checkpoint.part"
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
@@ -41,12 +42,13 @@ class Checkpoints:
     def save(self, step: int, found: Mapping[str, torch.Tensor], text: Mapping[str, str]) -> None:
         """Writes one, then removes all but the last two. A full disk raises OSError, and the old ones stay."""
         started = time.monotonic()
-        part = self.folder / "checkpoint.part"
+        part = self.folder / PART
+        self._tidy()
         try:
             tensors.save(part, found, text)
             part.rename(self.folder / f"step-{step:07d}-{sha256(part)[:16]}.safetensors")
         finally:
-            part.unlink(missing_ok=True)
+            self._tidy()
         for _, old in self.found()[KEPT:]:
             old.unlink(missing_ok=True)
         self.last = time.monotonic()
@@ -67,5 +69,14 @@ class Checkpoints:
         return None
 
     def forget(self) -> None:
-        """Removes the state of a run whose result stands."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the state of a run whose result stands; and the folder, if nothing else is in it."""
+        self._tidy()
+        for _, path in self.found():
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def _tidy(self) -> None:
+        """Removes what a save that was killed has left."""
+        for path in self.folder.glob(f"{PART}*"):
+            path.unlink(missing_ok=True)

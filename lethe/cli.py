@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -182,7 +183,9 @@ def named_paths(pairs: list[str], what: str) -> dict[str, Path]:
 
 
 def device(args: argparse.Namespace) -> "torch.device":
-    """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there."""
+    """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there, and OSError if
+    what is to be computed there could not be written in the end."""
+    _check_place(args.out)
     name = args.device
     if name == "auto":
         gpus.claim()
@@ -207,6 +210,13 @@ def device(args: argparse.Namespace) -> "torch.device":
     return chosen
 
 
+def _check_place(out: Path) -> None:
+    place = next(folder for folder in Path(os.path.abspath(out)).parents if folder.exists())
+    if not os.access(place, os.W_OK):
+        number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(out))
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command: what a user can mend becomes one line on stderr and an exit code that is not 0.
 
@@ -224,7 +234,8 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        sys.exit(_say(f"{error.filename or 'a file'}: cannot be written: {DISK[error.errno]}, then run again", 3))
+        name = re.sub(r"\.part-\d+", "", str(error.filename or "a file"))  # what is to become of it
+        sys.exit(_say(f"{name}: cannot be written: {DISK[error.errno]}, then run again", 3))
 
 
 DISK = {

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lethe import models, tensors
 from lethe.errors import UserError
-from lethe.io import digest, read_json, write_json
+from lethe.io import META, checked, digest, read_json, write_json
 from lethe.pictures import Pictures
 from lethe.wording import end_token, token_mask
 
@@ -55,7 +55,7 @@ def encode(
     arrays = tensors.allocate(folder / LATENTS, {"mean": shape, "std": shape})
     for rows, pixels in _batches(pictures, resolution):
         for copy in range(1 + flip):
-            mean, std = _posterior(base.vae, pixels.flip(-1) if copy else pixels, device)
+            mean, std = posterior(base.vae, pixels.flip(-1) if copy else pixels, device)
             for key, value in (("mean", mean), ("std", std)):
                 arrays[key][copy * count + rows[0] : copy * count + rows[-1] + 1] = value.numpy()
     for array in arrays.values():
@@ -113,11 +113,12 @@ def _joined(rows: range, futures: list[Future]) -> tuple[range, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _posterior(vae: torch.nn.Module, pixels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    posterior = vae.encode(pixels.to(device)).latent_dist
+def posterior(vae: torch.nn.Module, pixels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and std of the VAE's answer to pixels [B, 3, H, W] in [-1, 1], in the U-Net's units, on the CPU."""
+    found = vae.encode(pixels.to(device)).latent_dist
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     factor = vae.config.scaling_factor
-    return ((posterior.mean - shift) * factor).float().cpu(), (posterior.std * factor).float().cpu()
+    return ((found.mean - shift) * factor).float().cpu(), (found.std * factor).float().cpu()
 
 
 def own_resolution(path: str, revision: str | None, vae: torch.nn.Module) -> int:
@@ -165,11 +166,14 @@ class Encoded:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> "Encoded":
-        """Raises UserError if a file is missing, not whole, or does not fit the others.
+        """Raises UserError if a file is missing, not whole, not what `meta.json` tells of, or does not fit the others.
 
         Pictures encoded without an anchor, the fine-tuning pictures for one, have no anchor, mask and end.
         """
         folder = Path(folder)
+        if (folder / META).is_file():
+            for name in (INDEX, LATENTS, CAPTIONS):
+                checked(folder, name)
         index = read_json(folder / INDEX)
         latents, captions = tensors.load(folder / LATENTS), tensors.load(folder / CAPTIONS)
         copies = 1 + index["flip"]

@@ -1,5 +1,6 @@
 """What erasers work with, and what they hand back beside the U-Net that they edit in place."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,15 +29,21 @@ class Erased:
 
 
 def prepare(
-    base: str, revision: str | None, folders: Mapping[str, Path], resolution: int | None, device: torch.device
+    base: str,
+    revision: str | None,
+    folders: Mapping[str, Path],
+    resolution: int | None,
+    device: torch.device,
+    guided: bool = False,
 ) -> tuple[SimpleNamespace, nn.Module]:
     """A base model's parts and the U-Net to edit, on the device.
 
     `folders`: "model" (weights; without it the base's own U-Net), "data" and "concept:NAME" (results of encode). The
-    parts carry `latent_shape` and, where folders are given, `data` and `concepts`. Raises UserError if they do not fit.
+    parts carry `latent_shape` and, where folders are given, `data` and `concepts`. Raises UserError if they do not fit,
+    and, unless `guided`, for weights whose eraser acts while sampling.
     """
     model = folders.get("model")
-    if model and read(model):
+    if model and not guided and read(model):
         raise UserError(
             f"{model}: was erased by an eraser that acts while sampling, which would be lost here; take the "
             "weights that it came from"
@@ -71,3 +78,12 @@ def save(erased: Erased, base: SimpleNamespace, folder: Path) -> None:
         state = {key: value.detach().to("cpu", torch.float32) for key, value in base.text_encoder.state_dict().items()}
         tensors.save(folder / TEXT_ENCODER / "model.safetensors", state, {"format": "pt"})
         write_text(folder / TEXT_ENCODER / "config.json", base.text_encoder.config.to_json_string())
+
+
+def original_text_encoder(base: SimpleNamespace) -> nn.Module:
+    """The base model's text encoder, where the weights at hand bring one of their own; `base` as `prepare` makes it."""
+    found = copy.deepcopy(base.text_encoder)
+    with torch.no_grad():
+        for parameter, old in zip(found.parameters(), base.base_text, strict=True):
+            parameter.copy_(old)
+    return found

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The exception for mistakes a user can mend, and the kind of it that costs no more than some metrics."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Stages print it without a traceback and exit with code 2 (see `lethe.cli.run`).
     """
+
+
+class NotThere(UserError):
+    """A weight file that some metrics need is absent: they are left out, and the text is the reason that is given."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from lethe import registry
 from lethe.errors import UserError
-from lethe.io import META, read_json, read_meta, sha256
+from lethe.io import META, checked, read_json
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -29,12 +29,12 @@ ADVICE = "delete the folder and run again"
 
 
 def read(folder: Path) -> dict | None:
-    """The record in a finished weights folder; None if it has none. torch is not imported.
+    """The record in a weights folder; None if it has none, or others saved it. torch is not imported.
 
     Raises UserError if it is not the file that `meta.json` lists, is damaged, or names no eraser that guides sampling.
     """
     path = Path(folder) / GUIDANCE
-    if not _listed(folder, GUIDANCE):
+    if not (path.parent / META).is_file() or not checked(folder, GUIDANCE):
         return None
     record = read_json(path)
     name = record.get("eraser") if isinstance(record, dict) else None
@@ -51,11 +51,11 @@ def passes(record: dict | None, scale: float) -> int:
 
 
 def load_text_encoder(folder: Path) -> CLIPTextModel | None:
-    """The text encoder of a finished weights folder, float32, in eval mode, frozen, on the CPU; None if it has none.
+    """The text encoder of a weights folder of ours, float32, in eval mode, frozen, on the CPU; None if it has none.
 
     Raises UserError if a file is not the one that `meta.json` lists, or the folder cannot be loaded whole.
     """
-    if not _listed(folder, f"{TEXT_ENCODER}/"):
+    if not (Path(folder) / META).is_file() or not checked(folder, f"{TEXT_ENCODER}/"):
         return None
     import torch
     from safetensors import SafetensorError
@@ -72,19 +72,3 @@ def load_text_encoder(folder: Path) -> CLIPTextModel | None:
     if told["missing_keys"]:  # transformers would leave them random
         raise UserError(f"{place}: its weights lack {', '.join(sorted(told['missing_keys'])[:3])}; {ADVICE}")
     return model.eval().requires_grad_(False)
-
-
-def _listed(folder: Path, prefix: str) -> bool:
-    """Whether `meta.json` lists files so named; each must be there with its sha256, and there may be no other."""
-    folder = Path(folder)
-    files = {name: digest for name, digest in read_meta(folder)["files"].items() if name.startswith(prefix)}
-    found = [path for path in [folder / prefix, *(folder / prefix).rglob("*")] if path.is_file()]
-    for path in found:
-        if str(path.relative_to(folder)) not in files:
-            raise UserError(f"{path}: {META} does not list it: not of this result; delete it")
-    for name, wanted in files.items():
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: missing, though {META} lists it; {ADVICE}")
-        if sha256(folder / name) != wanted:
-            raise UserError(f"{folder / name}: sha256 is not the one in {META}: changed or damaged; {ADVICE}")
-    return bool(files)

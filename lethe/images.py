@@ -10,11 +10,11 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from lethe.errors import UserError
-from lethe.io import write_text
+from lethe.io import META, checked, naming, write_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +55,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     path = Path(path)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
-        with open(part, "wb") as file:
+        with naming(path), open(part, "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for name, content in members:
                     info = tarfile.TarInfo(name)  # its defaults: no time, owner 0, mode 0644
@@ -69,10 +69,38 @@ def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def read_tar(path: Path) -> Iterator[tuple[str, bytes]]:
-    """All members in the file's order."""
-    with tarfile.open(path) as tar:
+    """All members in the file's order. Raises UserError if it is not a whole tar of plain files."""
+    with _opened(path) as tar:
+        for info in _members(path, tar):
+            yield info.name, _content(path, tar, info)
+
+
+def _opened(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:")
+    except tarfile.TarError as error:
+        raise UserError(f"{path}: not a readable tar ({error}); make the samples again") from None
+
+
+def _members(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """What an archive holds. Nothing is ever unpacked, but a name that leads elsewhere tells that it is not ours."""
+    try:
         for info in tar:
-            yield info.name, tar.extractfile(info).read()
+            parts = PurePosixPath(info.name).parts
+            leads = "/" in parts or ".." in parts
+            if leads or not info.isreg():
+                what = "leads out of it" if leads else "is no plain file"
+                raise UserError(f"{path}: {info.name} {what}, so no stage made it; make the samples again")
+            yield info
+    except tarfile.TarError as error:
+        raise UserError(f"{path}: not a readable tar ({error}); make the samples again") from None
+
+
+def _content(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    try:
+        return tar.extractfile(info).read()
+    except tarfile.TarError as error:
+        raise UserError(f"{path}: {info.name} cannot be read ({error}); make the samples again") from None
 
 
 def write_manifest(path: Path, entries: Iterable[Entry]) -> None:
@@ -85,8 +113,10 @@ def write_manifest(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def read_manifest(folder: Path) -> list[Entry]:
-    """Rows of a samples folder's manifest.csv. Raises UserError if it is not one."""
+    """Rows of a samples folder's manifest.csv. Raises UserError if it is not one, or not what `meta.json` tells of."""
     path = Path(folder) / MANIFEST
+    if (path.parent / META).is_file():
+        checked(path.parent, MANIFEST)
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -94,7 +124,7 @@ def read_manifest(folder: Path) -> list[Entry]:
         return [Entry(**row) for row in typed]
     except FileNotFoundError:
         raise UserError(f"{folder}: no {MANIFEST} there; give a folder that stage sample made") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, csv.Error):
         raise UserError(f"{path}: not a manifest of stage sample; make the samples again") from None
 
 
@@ -109,12 +139,10 @@ class Images:
         self.path = Path(folder) / TAR
         self.entries = read_manifest(folder)
         try:
-            self._tar = tarfile.open(self.path)  # noqa: SIM115, closed by __exit__
-            self._members = {info.name: info for info in self._tar}
+            self._tar = _opened(self.path)  # closed by __exit__
         except FileNotFoundError:
             raise UserError(f"{folder}: no {TAR} there; make the samples again") from None
-        except tarfile.TarError as error:
-            raise UserError(f"{self.path}: not a readable tar ({error}); make the samples again") from None
+        self._members = {info.name: info for info in _members(self.path, self._tar)}
 
     def __enter__(self) -> "Images":
         return self
@@ -122,10 +150,22 @@ class Images:
     def __exit__(self, *_: object) -> None:
         self._tar.close()
 
+    def check_complete(self) -> None:
+        """Raises UserError unless the archive holds the manifest's pictures, no fewer and no more."""
+        named = {entry.file for entry in self.entries}
+        missing = [entry.file for entry in self.entries if entry.file not in self._members]
+        more = [name for name in self._members if name not in named]
+        for files, word in ((missing, "lacks {} of"), (more, "holds {} beside")):
+            if files:
+                raise UserError(
+                    f"{self.path}: {word.format(len(files))} the {len(self.entries)} pictures of {MANIFEST}, such as "
+                    f"{files[0]}; make the samples again"
+                )
+
     def read(self, entry: Entry) -> bytes:
         if entry.file not in self._members:
             raise UserError(f"{self.path}: {entry.file} is missing; make the samples again")
-        content = self._tar.extractfile(self._members[entry.file]).read()
+        content = _content(self.path, self._tar, self._members[entry.file])
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise UserError(f"{self.path}: {entry.file} differs from its sha256 in {MANIFEST}; make the samples again")
         return content

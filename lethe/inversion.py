@@ -1,17 +1,17 @@
 """Textual inversion (Gal et al. 2022, arXiv 2208.01618): a word for what pictures show, learnt with all weights frozen.
 
 The word stands after the anchor's words, "a painting *". Its token embedding is put in by a hook on the text encoder's
-token table, so that neither tokenizer nor text encoder ever change.
+token table (`lethe.tokens.put`), so that neither tokenizer nor text encoder ever change.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
+from lethe import tokens
 from lethe.data import Encoded, generator, shares, to_device
 from lethe.finetune import adamw, answer, draw
 from lethe.losses import Schedule, mean_square
@@ -44,7 +44,7 @@ def learn(
     Words start as the mean of the tokens that a prompt has over its anchor. `options` holds batch, inversion_steps and
     inversion_lr; concepts share a batch equally. `unet` must not require gradients; f runs in eval mode.
     """
-    ids, places, start = _sentences(base, concepts, pictures[0].embeddings.shape[1])
+    ids, places, start = sentences(base, concepts, pictures[0].embeddings.shape[1])
     vectors = nn.Parameter(start)
     optimizer, history = adamw([vectors], options["inversion_lr"]), []
     for k in range(options["inversion_steps"]):
@@ -65,7 +65,7 @@ def learn(
     return Learned(text, mask, places + 1, torch.stack(history) if history else torch.zeros(0))
 
 
-def _sentences(base: SimpleNamespace, concepts: Sequence[Mapping], length: int) -> tuple[Tensor, Tensor, Tensor]:
+def sentences(base: SimpleNamespace, concepts: Sequence[Mapping], length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids [n, length] of the anchors, with room for a word before the end token; the words' places [n] and first
     embeddings [n, W]."""
     tokenizer, table = base.tokenizer, base.text_encoder.get_input_embeddings().weight.detach()
@@ -84,23 +84,5 @@ def _sentences(base: SimpleNamespace, concepts: Sequence[Mapping], length: int) 
 
 def _encode(text_encoder: nn.Module, ids: Tensor, places: Tensor, vectors: Tensor) -> Tensor:
     """[n, L, D] as `lethe.models.encode_prompts` makes them, with a graph to the words' embeddings."""
-    mask = None
-    if getattr(text_encoder.config, "use_attention_mask", False):
-        mask = (torch.arange(ids.shape[1], device=ids.device) <= places[:, None] + 1).long()
-    with _words(text_encoder, places, vectors):
-        return text_encoder(ids, attention_mask=mask)[0].float()
-
-
-@contextmanager
-def _words(text_encoder: nn.Module, places: Tensor, vectors: Tensor) -> Iterator[None]:
-    """Within, the token at `places` of each row has the row's vector for its embedding."""
-
-    def put(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        rows = torch.arange(len(output), device=output.device)
-        return output.index_put((rows, places), vectors.to(output.dtype))
-
-    handle = text_encoder.get_input_embeddings().register_forward_hook(put)
-    try:
-        yield
-    finally:
-        handle.remove()
+    rows = tokens.Sentences(ids, places[:, None], places + 1)
+    return tokens.encode(text_encoder, rows, vectors[:, None])

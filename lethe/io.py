@@ -7,14 +7,20 @@ complete, whatever was killed, and a folder without one counts as absent (DESIGN
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lethe.errors import UserError
 
 META = "meta.json"
+PARTS = re.compile(r"(.+)\.part-\d+")  # of a file or folder that is being made: its name, the process that makes it
+# What stands at the top of results; a folder that holds something else was never one, and is not replaced.
+OURS = {META, "unet", "text_encoder", "guidance.json", "log.csv", "latents.safetensors", "captions.safetensors"}
+OURS |= {"index.json", "images.tar", "manifest.csv", "attack.csv", "scores.csv", "metrics.json", "features.safetensors"}
+OURS |= {"detections.csv", "unsafe_conventions.csv"}
 
 
 def sha256(path: Path) -> str:
@@ -33,13 +39,24 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:10]
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError the file's name where the system has told none, as when a disk fills up amid a write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes by temporary name and rename; the old file stands until the new one is whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
+        with naming(path), open(part, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -73,13 +90,37 @@ def read_meta(folder: Path) -> dict:
     return read_json(path)
 
 
+def checked(folder: Path, name: str) -> list[str]:
+    """Names of the files of a finished folder that are called `name`, or lie in the folder called so ("unet/").
+
+    Each is what `meta.json` tells of; nothing is known, hence [], of one that tells of no files. Raises UserError for a
+    file that is missing, changed since (by its sha256), or was put there by somebody else.
+    """
+    folder, told = Path(folder), read_meta(folder).get("files")
+    if told is None:
+        return []
+    files = {path: own for path, own in told.items() if path == name or (name[-1] == "/" and path.startswith(name))}
+    for path in [folder / name, *(folder / name).rglob("*")]:
+        if path.is_file() and not path.name.startswith(".") and str(path.relative_to(folder)) not in files:
+            raise UserError(f"{path}: {META} does not list it: not of this result; delete it")
+    for path, wanted in files.items():
+        if not (folder / path).is_file():
+            raise UserError(f"{folder / path}: missing, though {META} lists it; delete the folder and run again")
+        if sha256(folder / path) != wanted:
+            raise UserError(
+                f"{folder / path}: sha256 is not the one in {META}: changed or damaged; delete the folder and run again"
+            )
+    return list(files)
+
+
 def is_finished(folder: Path, recipe: str | None = None) -> bool:
     """True if the folder is complete and, where a recipe is given, was made by that recipe.
 
-    Raises UserError when a finished folder stands there with another recipe: it is somebody's result, not ours to
-    overwrite.
+    Raises UserError when a finished folder stands there with another recipe, or one that no stage made: it is
+    somebody's, not ours to overwrite.
     """
     if not (Path(folder) / META).is_file():
+        check_ours(folder, OURS)
         return False
     found = read_meta(folder).get("recipe")
     if recipe is not None and found != recipe:
@@ -87,16 +128,46 @@ def is_finished(folder: Path, recipe: str | None = None) -> bool:
     return True
 
 
+def check_ours(folder: Path, names: Iterable[str]) -> None:
+    """Raises UserError if something stands there that is no folder, or one that holds more than these names."""
+    folder = Path(folder)
+    if folder.is_dir():
+        hidden = [path.name for path in folder.iterdir() if path.name[0] == "." and path.is_file()]  # of DVC, Snakemake
+        strange = sorted({path.name for path in folder.iterdir()} - {*names, *hidden})
+        if not strange:
+            return
+        what = f"holds {strange[0]}, which no stage makes"
+    elif folder.is_symlink() or folder.exists():
+        what = "is no folder"
+    else:
+        return
+    raise UserError(f"{folder}: {what}; it would be replaced: give another --out, or move it away")
+
+
+def parts(path: Path) -> list[Path]:
+    """What killed processes have left of making a file or folder of this name."""
+    path = Path(path)
+    found = [(PARTS.fullmatch(one.name), one) for one in path.parent.glob("*.part-*")]
+    return sorted(one for name, one in found if name and name[1] == path.name)
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it, if it is there."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def result_folder(out: Path) -> Iterator[Path]:
     """Yields a scratch folder beside `out`; on success it becomes `out`, on any failure it is removed.
 
-    The body writes all files and, last, `meta.json`. An unfinished folder in the way is replaced.
+    The body writes all files and, last, `meta.json`. An unfinished folder in the way is replaced, and scratch folders
+    of killed processes go: nobody else makes `out` (`lethe.alone`).
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
+    for old in parts(out):
+        remove(old)
     part.mkdir()
     try:
         yield part

@@ -6,6 +6,7 @@ preprocessing makes its input of them. torch is imported inside functions, so th
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import re
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe.errors import UserError
+from lethe import conventions, inception, perceptual
+from lethe.errors import NotThere, UserError
 from lethe.io import read_json
 
 if TYPE_CHECKING:
@@ -22,7 +24,19 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOCAL = "local-dir:"
-INCEPTION = "inception"
+RESIZING = ("size", "resample", "crop_pct", "do_center_crop", "crop_size")  # of preprocessor_config.json
+QUICK = "-quickgelu"  # at the end of open_clip's names of architectures with OpenAI's activation
+NEAR = 20  # labels that an error lists
+NUDENET = "nudenet"  # score.judges.unsafe: a detector of parts of bodies, not a classifier
+ABSENT = {  # where what may be left out comes from, and which metrics go with it
+    "score.descriptor": "python -m lethe.backbones csd makes one of CSD's weights; null leaves out csd and csd_raw",
+    "score.judges.style": "python -m lethe.backbones vit makes one of UnlearnCanvas' weights; null leaves out ua, "
+    "ira_neighbour and ira_other of styles, cra and content_target of objects",
+    "score.judges.content": "python -m lethe.backbones resnet50 makes one of torchvision's weights; null leaves out "
+    "cra and content_target of styles, ua, ira_neighbour and ira_other of objects",
+    "score.judges.unsafe": "null leaves out shown, unsafe_kept, removal, removal_base and ua of "
+    "concepts of kind unsafe",
+}
 
 
 def check(options: Mapping) -> None:
@@ -32,9 +46,13 @@ def check(options: Mapping) -> None:
         _need(options["clip"].removeprefix(LOCAL), "score.clip", "open_clip_config.json")
     if options["descriptor"]:
         _need(options["descriptor"], "score.descriptor", "config.json", "preprocessor_config.json")
-    classifiers = {f"score.judges.{role}": path for role, path in options["judges"].items()}
-    if options["features"] != INCEPTION:
+    classifiers = {f"score.judges.{role}": path for role, path in options["judges"].items() if path != NUDENET}
+    if options["features"] not in inception.MODES:
         classifiers["score.features"] = options["features"]
+    _check_features(options["features"], options["features_weights"])
+    if options["lpips"]:
+        perceptual.files(Path(options["lpips"]))
+    conventions.check(options["judges"]["unsafe"] == NUDENET, options["unsafe"])
     for key, path in classifiers.items():
         if path and Path(path).is_dir():
             _need(path, key, "config.json", "preprocessor_config.json")
@@ -42,11 +60,23 @@ def check(options: Mapping) -> None:
             hub(path, key)
 
 
+def _check_features(name: str | None, weights: str | None) -> None:
+    modes = " or ".join(inception.MODES)
+    if name and name not in inception.MODES and "/" not in name and not Path(name).is_dir():
+        raise UserError(f"score.features: {name}: is not {modes}, nor the folder or hub id of a classifier")
+    if weights and name not in inception.MODES:
+        raise UserError(f"score.features_weights: goes with features {modes}, not with {name}; set it null")
+    if weights and not Path(weights).is_file():
+        raise UserError(f"score.features_weights: {weights}: no such file; get it from {inception.MODES[name].url}")
+
+
 def hub(text: str, key: str) -> tuple[str, str]:
     """Hub id and commit of "OWNER/NAME@COMMIT": a branch may move. Raises UserError if it is not that."""
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text)
     if not found:
-        raise UserError(f"{key}: {text}: no such folder, and not a hub id with its commit (OWNER/NAME@40 hex digits)")
+        raise UserError(
+            f"{key}: {text}: no such folder, and not a hub id with its commit (OWNER/NAME@40 hex digits){_hint(key)}"
+        )
     return found[1], found[2]
 
 
@@ -57,20 +87,49 @@ def _place(path: str) -> tuple[str, str | None]:
 
 def _need(folder: str, key: str, *files: str) -> None:
     if not Path(folder).is_dir():
-        raise UserError(f"{key}: {folder}: no such folder")
+        what = "is a file; a folder is wanted" if Path(folder).is_file() else "no such folder"
+        raise UserError(f"{key}: {folder}: {what}{_hint(key)}")
     for name in files:
         if not (Path(folder) / name).is_file():
-            raise UserError(f"{key}: {folder}: no {name} there")
+            raise UserError(f"{key}: {folder}: no {name} there{_hint(key)}")
+
+
+def _hint(key: str) -> str:
+    return f"; {ABSENT[key]}" if key in ABSENT else ""
 
 
 def _clip_name(text: str) -> tuple[str, str | None]:
-    """open_clip's name of a model and of its weights."""
+    """open_clip's name of a model and of its weights.
+
+    Raises UserError if it is neither, names a file (whose form open_clip could not know), or gives OpenAI's weights to
+    an architecture with another activation: open_clip only warns of that, and the similarities are wrong.
+    """
     if text.startswith(LOCAL):
         return text, None
     name, sign, pretrained = text.partition("@")
     if not (name and sign and pretrained):
         raise UserError(f"score.clip: {text!r} is neither {LOCAL}FOLDER nor NAME@PRETRAINED (as in open_clip's list)")
+    if Path(pretrained).is_file():
+        raise UserError(f"score.clip: {pretrained} is a file; put it beside its open_clip_config.json: {LOCAL}FOLDER")
+    if pretrained == "openai" and not name.endswith(QUICK):
+        raise _other_activation(name, pretrained)
     return name, pretrained
+
+
+def _other_activation(name: str, pretrained: str) -> UserError:
+    return UserError(
+        f"score.clip: {name}@{pretrained}: these weights were trained with QuickGELU, that architecture has GELU; give "
+        f"{name}{QUICK}@{pretrained}"
+    )
+
+
+def _check_activation(name: str, pretrained: str | None) -> None:
+    """The same for all of open_clip's weights, as its list tells. Imports open_clip."""
+    import open_clip
+
+    known = pretrained and open_clip.get_pretrained_cfg(name + QUICK, pretrained)
+    if known and known.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
+        raise _other_activation(name, pretrained)
 
 
 def labels(path: str) -> list[str] | None:
@@ -85,10 +144,13 @@ def labels(path: str) -> list[str] | None:
 
 def check_labels(path: str, known: Iterable[str], wanted: Iterable[str], column: str) -> None:
     """Raises UserError that lists labels of a prompt file's column which the judge does not know."""
+    known = list(known)
     unknown = sorted(set(wanted) - set(known))
     if unknown:
+        near = [label for one in unknown for label in difflib.get_close_matches(one, known, 3, 0.5)]
+        told = known if len(known) <= NEAR else [f"{len(known)} of them", *dict.fromkeys(near)]
         raise UserError(
-            f"column {column}: {', '.join(unknown)} not among the labels of {path} ({', '.join(known)}); "
+            f"column {column}: {', '.join(unknown)} not among the labels of {path} ({', '.join(told)}); "
             "spell them as the judge does, or leave the cells empty"
         )
 
@@ -96,13 +158,16 @@ def check_labels(path: str, known: Iterable[str], wanted: Iterable[str], column:
 def check_truth(folders: Mapping[str, str | None], concepts: Mapping[str, Mapping], sets: Mapping[str, list]) -> None:
     """Labels of prompt files and concepts must be among the judges' (those of a hub id show when it loads)."""
     rows = [row for members in sets.values() for row in members]
-    artists = {label for own in concepts.values() for label in (own["style"], *own["neighbours"])}
+    own = {"style": set(), "object": set(), "unsafe": set()}
+    for concept in concepts.values():
+        own[concept["kind"]] |= {concept["style"], *(concept["neighbours"] if concept["kind"] != "unsafe" else ())}
     wanted = {
-        "style": ("artist", artists | {row.artist for row in rows}),
-        "content": ("class", {row.content for row in rows}),
+        "style": ("artist", own["style"] | {row.artist for row in rows}),
+        "content": ("class", own["object"] | {row.content for row in rows}),
+        "unsafe": ("style of concepts", own["unsafe"]),
     }
     for role, (column, truth) in wanted.items():
-        known = folders[role] and labels(folders[role])
+        known = folders[role] and folders[role] != NUDENET and labels(folders[role])
         if known:
             check_labels(folders[role], known, truth - {None}, column)
 
@@ -115,6 +180,7 @@ def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
     from safetensors import SafetensorError
 
     model_name, pretrained = _clip_name(name)
+    _check_activation(model_name, pretrained)
     try:
         model, preprocess = open_clip.create_model_from_pretrained(
             model_name, pretrained, device=device, precision="fp32"
@@ -180,38 +246,58 @@ def classifier(path: str, device: torch.device) -> tuple[list[str], Callable]:
         logits = model(pixel_values=prepare(batch)).logits
         return logits.softmax(1).cpu(), seen.pop().flatten(1).cpu()
 
-    return [model.config.id2label[i] for i in range(model.config.num_labels)], of_pictures
+    return [model.config.id2label[i] for i in range(model.config.num_labels)], remembering(of_pictures)
 
 
 @functools.cache
-def features(name: str, device: torch.device) -> Callable:
-    """pictures -> features [B, D] for FID and KID.
+def features(name: str, device: torch.device, weights: str | None = None) -> Callable:
+    """pictures -> features [B, D] for FID, KID and their drift.
 
-    `inception`: clean-fid's Inception in mode "clean" (resized to 299 by its own antialiased bicubic filter); a
-    classifier's penultimate features otherwise, with that classifier's preprocessing.
+    `clean` and `legacy_pytorch`: clean-fid's Inception in that mode (`weights`: its file, if not in torch's cache); a
+    classifier's penultimate features otherwise, with that classifier's preprocessing. Raises NotThere if Inception's
+    weights are not there and cannot be fetched.
     """
-    import torch
+    if name in inception.MODES:
+        return inception.extractor(name, inception.weights(name, weights), device)
+    _, of_batch = classifier(name, device)
+    return lambda batch: of_batch(batch)[1]
 
-    if name != INCEPTION:
-        _, of_batch = classifier(name, device)
-        return lambda batch: of_batch(batch)[1]
 
-    import numpy as np
-    from cleanfid.features import build_feature_extractor
-    from cleanfid.resize import build_resizer
-
+@functools.cache
+def features_or_reason(name: str | None, device: torch.device, weights: str | None = None) -> Callable | str:
+    """The same, or the reason why metrics that read features are left out."""
+    if name is None:
+        return "no features (score.features)"
     try:
-        model = build_feature_extractor("clean", device, use_dataparallel=False)
-    except OSError as error:
-        raise UserError(f"score.features: cannot fetch clean-fid's Inception weights: {error}") from None
-    resize = build_resizer("clean")
+        return features(name, device, weights)
+    except NotThere as error:
+        return str(error)
 
-    @torch.inference_mode()
-    def of_pictures(batch: Sequence[Image]) -> torch.Tensor:
-        pixels = np.stack([resize(np.asarray(picture)) for picture in batch]).transpose(0, 3, 1, 2)
-        return model(torch.from_numpy(pixels).to(device)).cpu()
 
-    return of_pictures
+def protocol(name: str | None) -> dict[str, object] | None:
+    """What features `name` of FID and KID are, to stand beside the numbers: mode, network, layer, resizer."""
+    if name is None:
+        return None
+    if name in inception.MODES:
+        return inception.protocol(name)
+    own = {"mode": "custom", "network": name, "layer": "input of the last linear layer"}
+    config = Path(name) / "preprocessor_config.json"
+    known = read_json(config) if config.is_file() else {}
+    resizer = {key: known[key] for key in RESIZING if key in known}
+    return own | {"resizer": resizer or "that of its preprocessor_config.json"}
+
+
+def remembering(network: Callable) -> Callable:
+    """The network with its last answer kept: asked again for the same list, it does not run again. So a classifier's
+    probabilities and its features cost one forward pass."""
+    last: list = [None, None]
+
+    def answer(batch: Sequence[Image]) -> object:
+        if last[0] is not batch:
+            last[:] = [batch, network(batch)]
+        return last[1]
+
+    return answer
 
 
 def stacked(batches: Sequence[Sequence[Image]], network: Callable) -> np.ndarray:
@@ -239,12 +325,18 @@ def _load(kind: type, path: str, device: torch.device) -> torch.nn.Module:
 
 
 def _preprocessing(path: str, device: torch.device) -> Callable:
-    """pictures -> network input [B, 3, H, W] on the device, by the folder's preprocessor_config.json."""
+    """pictures -> network input [B, 3, H, W] on the device, by the folder's preprocessor_config.json.
+
+    A folder whose processor's name ends in Pil (as `lethe.backbones` writes it) has its pictures resized by Pillow;
+    transformers would take torchvision's filter for it, which differs by up to 1/255 of the range.
+    """
     from transformers import AutoImageProcessor
 
     place, revision = _place(path)
+    local = read_json(Path(path) / "preprocessor_config.json") if Path(path).is_dir() else {}
+    how = {"backend": "pil"} if str(local.get("image_processor_type")).endswith("Pil") else {}
     try:
-        processor = AutoImageProcessor.from_pretrained(place, revision=revision)
+        processor = AutoImageProcessor.from_pretrained(place, revision=revision, **how)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot load its preprocessor_config.json: {error}") from None
     return lambda batch: processor(images=list(batch), return_tensors="pt")["pixel_values"].to(device)

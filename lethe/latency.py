@@ -1,4 +1,4 @@
-"""How long one forward pass of a U-Net takes, measured side by side."""
+"""How long one forward pass of a U-Net takes, measured side by side, and how large it is."""
 
 import statistics
 import time
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lethe import precision
 from lethe.data import generator
 
 BATCHES = (1, 8)
-SECONDS = 0.5  # of measuring a batch size
+SECONDS = 2.0  # of measuring a batch size
 ROUNDS = 50  # at most
 
 
@@ -36,6 +37,16 @@ def compare(
             for name in nets:
                 found[name][str(batch)] = round(1000 * statistics.median(row[name] for row in times), 3)
     return found
+
+
+def deployed(
+    unet: nn.Module, name: str, latent_shape: tuple[int, int, int], text_length: int, device: torch.device
+) -> dict[str, object]:
+    """What samples tell of the U-Net that drew them in precision `name`: the `bytes` its parameters take there (see
+    `precision.stored`), and `latency_ms`, the medians in that precision and, beside it, in float32, on `threads`."""
+    nets = {"float32": unet, name: precision.applied(unet, name)}
+    times = compare(nets, latent_shape, text_length, device)
+    return {"bytes": precision.stored(unet, name), "latency_ms": times, "threads": torch.get_num_threads()}
 
 
 def _seconds(net: nn.Module, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> float:

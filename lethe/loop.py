@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lethe import stopping, tensors
 from lethe.checkpoints import Checkpoints
 from lethe.errors import UserError
-from lethe.io import write_text
+from lethe.io import PARTS, read_json, write_text
 from lethe.record import Budget
 
 LOG = "log.csv"
@@ -132,8 +132,21 @@ def log_text(rows: list[dict[str, float]]) -> str:
 
 
 def forget(keeping: Keeping) -> None:
-    """Removes the state of a run whose result stands."""
+    """Removes the state of a run whose result stands, and nothing else of a folder that the user may have chosen."""
+    own = [path for path in keeping.folder.glob("*.json") if _recipe(path) == keeping.recipe]
+    own += [path for path in keeping.folder.glob("*.part-*") if PARTS.fullmatch(path.name)]
+    for path in [keeping.folder / LOG, *own]:
+        path.unlink(missing_ok=True)
     Checkpoints(keeping.folder, keeping.seconds).forget()
+
+
+def _recipe(path: Path) -> str | None:
+    """Of what an attack kept for one prompt; None for any other file."""
+    try:
+        found = read_json(path)
+    except UserError:
+        return None
+    return found.get("recipe") if isinstance(found, dict) else None
 
 
 def _say(bar: tqdm, progress: Progress, steps: int, seconds: float) -> None:
@@ -197,7 +210,8 @@ def _load(
         progress = Progress(**json.loads(tensors.metadata(path)["progress"]))
         if progress.recipe != recipe:
             raise UserError(
-                f"{path}: state of recipe {progress.recipe}, not of this run ({recipe}); give another --state"
+                f"{path}: state of recipe {progress.recipe}, not of this run ({recipe}); delete it or give another "
+                "--state"
             )
         for name, module in training.modules.items():
             module.load_state_dict(_under(found, f"module.{name}."), strict=True)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.errors import UserError
-from lethe.io import META, read_json, read_meta, sha256, write_json, write_text
+from lethe.io import META, checked, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -89,7 +89,11 @@ def _variant(folder: Path, stem: str) -> str | None:
 def _weight_files(folder: Path, stem: str) -> list[Path]:
     index = folder / f"{stem}.safetensors.index.json"
     if index.is_file():
-        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            return [folder / Path(name).name for name in names]  # beside it, wherever it points
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{index}: lists no weights ({type(error).__name__}); fetch or make it again") from None
     return [folder / (f"{stem}.fp16.safetensors" if _variant(folder, stem) else f"{stem}.safetensors")]
 
 
@@ -105,7 +109,7 @@ def _check_safetensors(path: Path) -> None:
                 raise ValueError("header past the end")
             header = json.loads(file.read(length))
         wanted = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or make it again") from None
     if size != wanted:
         raise UserError(
@@ -176,6 +180,41 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def unet_folder(folder: Path) -> Path:
+    """Where a U-Net's files lie: unet/ in a weights folder, or, where others saved a U-Net alone, the folder itself."""
+    folder = Path(folder)
+    alone = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
+    return folder if alone else folder / "unet"
+
+
+def check_unet(folder: Path, base: str) -> None:
+    """Checks the U-Net that is to draw in a base model's place, without torch: that it is one, that its weights are
+    whole, and that it reads texts and latents of the sizes that the base (if a folder) has. Raises UserError."""
+    place = unet_folder(folder)
+    if not place.is_dir():
+        raise UserError(f"{folder}: no folder unet there; give a weights folder, or one that a U-Net was saved in")
+    config = read_json(place / "config.json")
+    if config.get("_class_name") != "UNet2DConditionModel":
+        raise UserError(f"{place}: its config.json says {config.get('_class_name')!r}, not 'UNet2DConditionModel'")
+    foreign = not (Path(folder) / META).is_file()
+    if foreign and place != Path(folder) and (Path(folder) / "text_encoder").is_dir():
+        raise UserError(f"{folder}: holds a text_encoder too; give the whole {PIPELINE} folder (model_index.json)")
+    if foreign:
+        check_weights(place)
+    if not Path(base).is_dir():
+        return
+    text = read_json(Path(base) / "text_encoder" / "config.json").get("hidden_size")
+    latent = read_json(Path(base) / "vae" / "config.json").get("latent_channels")
+    for key, wanted, what in (
+        ("cross_attention_dim", text, "the width of texts"),
+        ("in_channels", latent, "channels of latents"),
+    ):
+        if isinstance(config.get(key), int) and isinstance(wanted, int) and config[key] != wanted:
+            raise UserError(
+                f"{folder}: {key} {config[key]}, but {base} has {wanted} ({what}); give the base that it was made from"
+            )
+
+
 def save_unet(unet: UNet2DConditionModel, pruning: dict | None, folder: Path) -> None:
     """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and, unless dense, pruning.json."""
     import torch
@@ -206,11 +245,16 @@ def read_pruning(folder: Path) -> dict:
 
     "removed" lists blocks that the base model has and this U-Net's config.json has not.
     """
-    return read_json(Path(folder) / "unet" / PRUNING)
+    return read_json(unet_folder(folder) / PRUNING)
+
+
+def read_layers(folder: Path) -> dict[str, dict]:
+    """What pruning kept, layer by layer; empty for a dense U-Net."""
+    return read_pruning(folder)["layers"] if (unet_folder(folder) / PRUNING).is_file() else {}
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:
-    """The U-Net of a weights folder (or of any folder with a dense unet/), in float32 and eval mode, on the CPU.
+    """The U-Net of a weights folder (or one that others saved, see `unet_folder`), float32, in eval mode, on the CPU.
 
     Its output equals that of the model that was saved, bit for bit. Raises UserError if a file is missing, truncated,
     or not the one `meta.json` speaks of, and if weights and `pruning.json` do not fit each other.
@@ -223,10 +267,11 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
 
     folder = Path(folder)
     _check_files(folder)
-    config = read_json(folder / "unet" / "config.json")
-    layers = read_pruning(folder)["layers"] if (folder / "unet" / PRUNING).is_file() else {}
+    place = unet_folder(folder)
+    config = read_json(place / "config.json")
+    layers = read_layers(folder)
     try:
-        state = read_state(folder / "unet")
+        state = read_state(place)
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(config)
         cut(unet, layers)
@@ -258,23 +303,15 @@ def read_state(folder: Path) -> dict[str, Tensor]:
 
 
 def _check_files(folder: Path) -> None:
-    if not (folder / "unet").is_dir():
+    if not unet_folder(folder).is_dir():
         raise UserError(
             f"{folder}: no folder unet there; give a weights folder (prune, distill, bilevel or erase makes it)"
         )
     if not (folder / META).is_file():
         return
-    for name, wanted in read_meta(folder)["files"].items():
-        if not name.startswith("unet/"):
-            continue
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: missing, though {META} lists it; delete the folder and run again")
-        if name.endswith(".safetensors"):
-            _check_safetensors(folder / name)
-        if sha256(folder / name) != wanted:
-            raise UserError(
-                f"{folder / name}: sha256 is not the one in {META}: changed or damaged; delete the folder and run again"
-            )
+    for file in sorted((folder / "unet").glob("*.safetensors")):
+        _check_safetensors(file)  # says more than that its sha256 differs
+    checked(folder, "unet/")
 
 
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> Tensor:

@@ -201,6 +201,7 @@ def validate(values: object) -> None:
     check_names(values["tables"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")])
     for name, table in values["tables"].items():
         _check_table(values, table, f"tables.{name}")
+    _check_attacks(values)
     pruner = values["prune"]["pruner"]
     text = values["erase"].get("conceptprune", {}).get("layers") == "text" and "conceptprune" in grid["arms"]
     if text and grid["order"].endswith("distill"):
@@ -209,6 +210,20 @@ def validate(values: object) -> None:
         raise UserError(
             f"grid.order: erase_prune_distill prunes erased weights, and {pruner} brings weights of its own"
         )
+
+
+def _check_attacks(values: dict) -> None:
+    own, known = values["attacks"], {"arms": values["grid"]["arms"], "tables": list(values["tables"])}
+    for key, names in known.items():
+        for name in own[key]:
+            if name not in names:
+                what = "of the grid's arms" if key == "arms" else "of the tables"
+                raise UserError(f"attacks.{key}: {name!r} is not one {what}: {', '.join(names) or 'there is none'}")
+    for label, tried in own["tried"].items():
+        where = f"attacks.tried.{label}"
+        plugin = "attacks", _known(where, "attack", "attacks", tried["attack"])
+        options = {key: value for key, value in tried.items() if key != "attack"}
+        check(options, section_schema(f"attack_{tried['attack']}", plugin), where)
 
 
 def _check_arms(values: dict, arms: list[str], where: str) -> None:
@@ -227,15 +242,14 @@ def _check_arms(values: dict, arms: list[str], where: str) -> None:
 
 def _check_table(values: dict, table: dict, where: str) -> None:
     check_axes(table, where)
-    if "base" in table["of"]:
-        raise UserError(f"{where}.of: 'base' has nothing that could vary; give pruned, distill, bilevel or an eraser")
     _check_arms(values | {"grid": values["grid"] | {"order": "distill_erase"}}, table["of"], f"{where}.of")
     for arm in table["of"]:
         for labels, changes in points(table):
             place = ".".join([where, *labels.values()])
             try:
                 found = varied(values, changes, arm, place)
-                validate(found | {"grid": found["grid"] | {"arms": list({"distill", arm})}})  # it alone varies
+                alone = {"grid": found["grid"] | {"arms": list({"distill", arm})}}  # it alone varies
+                validate(found | alone | {"attacks": found["attacks"] | {"arms": [], "tables": []}})
             except UserError as error:
                 text = str(error)
                 raise UserError(text if text.startswith(where) else f"{place}: {text}") from None

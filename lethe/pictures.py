@@ -1,4 +1,5 @@
-"""Pictures with captions: an imagefolder, a folder of COCO, or the samples folder of a model that drew them."""
+"""Pictures with captions: an imagefolder, a folder of COCO, or the samples folder of a model that drew them; and real
+ones without, to compare with."""
 
 import io
 import json
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 from lethe.errors import UserError
 from lethe.images import MANIFEST, Images
 from lethe.io import META, read_json
-from lethe.recipe import picture_list
+from lethe.recipe import listed, picture_list, plain_pictures
 from lethe.wording import neutral
 
 
@@ -49,7 +50,7 @@ class Pictures:
             raise UserError(f"{self.where(row)}: not a readable picture ({error}); mend it or drop the row") from None
 
 
-def read(folder: Path, prompt: str | None = None) -> Pictures:
+def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictures:
     """Lists and checks the pictures of a folder; decodes none.
 
     An imagefolder has a `metadata.jsonl` with one object a line: `file_name`, `text` (the caption) and, if wanted,
@@ -57,12 +58,17 @@ def read(folder: Path, prompt: str | None = None) -> Pictures:
     folder `coco/train2017` has its captions in `coco/annotations/captions_train2017.json`; of the five of a picture
     the first is taken, so that the frozen embeddings of all captions stay of a size that can be kept. A samples folder
     (a finished result with `images.tar` and `manifest.csv`) has its prompts as captions. `prompt`, if given, is the
-    caption of the rows that have none.
+    caption of the rows that have none. `plain`: a folder without a list is good too, all picture files in it and below,
+    with `prompt` as their caption.
     Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent.
     """
     folder = Path(folder)
     if (folder / META).is_file():
         return _samples(folder)
+    if plain and not listed(folder) and (names := plain_pictures(folder)):
+        numbers = list(range(1, len(names) + 1))
+        texts = [prompt or ""] * len(names)
+        return Pictures(folder, names, texts, numbers, lambda row: _content(folder / names[row]), "picture")
     source = picture_list(folder)
     found = _coco(folder, source, prompt) if source.suffix == ".json" else _imagefolder(folder, source, prompt)
     if not found.files:

@@ -8,10 +8,10 @@ Planned from the params file before anything exists: what is missing or wrong sh
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lethe import cli, options
+from lethe import cli, options, tried
 from lethe.errors import UserError
 from lethe.experiment import Experiment
 from lethe.graph import Node, Plan, version
@@ -21,7 +21,8 @@ from lethe.variation import points
 
 @dataclass(frozen=True)
 class Run:
-    """One row of a table; `table` is null and `labels` are empty for those of the grid."""
+    """One row of a table; `table` is null and `labels` are empty for those of the grid. `attack`: the label of the one
+    that its pictures were drawn under, null for those drawn as asked."""
 
     planner: Experiment
     arm: str
@@ -30,6 +31,7 @@ class Run:
     seed: int
     table: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    attack: str | None = None
 
     @property
     def own(self) -> dict:
@@ -38,6 +40,7 @@ class Run:
             "arm": self.arm,
             "table": self.table,
             "labels": self.labels,
+            "attack": self.attack,
             "budget": None if self.arm == "base" else self.budget,
             "set": self.set,
             "seed": None if self.arm in ("base", "pruned") else self.seed,
@@ -54,6 +57,14 @@ def grid(experiment: Experiment, arms: list[str], budgets: list, seeds: list, **
 
 
 def runs(experiment: Experiment) -> Iterator[Run]:
+    """Every run of the grid, then those of the tables; each that is attacked, once more for each attack behind it."""
+    for run in plain(experiment):
+        yield run
+        for label in tried.labels(experiment.params, run.arm, run.table):
+            yield replace(run, attack=label)
+
+
+def plain(experiment: Experiment) -> Iterator[Run]:
     """Every run of the grid, then those of the tables."""
     params = experiment.params
     own = params["grid"]
@@ -71,7 +82,7 @@ def build(params: dict) -> Plan:
     options.validate(params)
     experiment, nodes, rows = Experiment(params), {}, []
     for run in runs(experiment):
-        metrics = run.planner.score(run.arm, run.budget, run.set, run.seed)
+        metrics = run.planner.score(run.arm, run.budget, run.set, run.seed, run.attack)
         samples = metrics.parents["samples"]
         weights = samples.parents.get("model")
         _collect(metrics, nodes)

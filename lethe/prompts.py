@@ -1,8 +1,14 @@
 """Prompt CSVs of the field: one row a picture, its prompt and its seed in the file and nowhere else.
 
 Required columns: `case_number`, `prompt`, `evaluation_seed`. Read if present: `artist` (also spelled `artists`),
-`class`, `file_name`. Any other column (`evaluation_guidance`, a nameless index, ...) is ignored: guidance is a value of
-the experiment, the same for all arms.
+`class`, `file_name`, `category` (also spelled `categories`; several with commas between them), `pair` (two texts:
+`a man|a woman`), `profession` (see `lethe/metrics/pair.py`). Any other column (`evaluation_guidance`, a nameless index,
+...) is ignored: guidance is a value of the experiment, the same for all arms.
+
+Lists in other layouts (I2P, MMA-Diffusion, Ring-A-Bell, UnlearnDiffAtk) are made into this one first:
+
+    python -m lethe.prompts i2p_benchmark.csv --out prompts/own/i2p.csv
+    python -m lethe.prompts Nudity_ring-a-bell.csv --format ring_a_bell --out prompts/own/ring_a_bell.csv
 """
 
 import csv
@@ -20,7 +26,7 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass(frozen=True)
 class Prompt:
-    """One picture to draw. `content` is the CSV's column `class`."""
+    """One picture to draw. `content` is the CSV's column `class`; `category` may name several, with commas between."""
 
     case_number: int
     prompt: str
@@ -28,6 +34,9 @@ class Prompt:
     artist: str | None = None
     content: str | None = None
     file_name: str | None = None
+    category: str | None = None
+    pair: tuple[str, str] | None = None
+    profession: str | None = None
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -67,9 +76,21 @@ def read_sets(paths: Mapping[str, Path]) -> dict[str, list[Prompt]]:
     return {name: read_prompts(path) for name, path in paths.items()}
 
 
+def chosen(rows: list[Prompt], count: int, where: str) -> list[Prompt]:
+    """`count` rows at even steps of a file, the first among them. Raises UserError if it has fewer."""
+    if count > len(rows):
+        raise UserError(f"{where}: has {len(rows)} prompts, {count} are to be attacked; lower attacks.prompts (--each)")
+    return [rows[number * len(rows) // count] for number in range(count)]
+
+
 def repeated(text: str, count: int) -> list[Prompt]:
     """One prompt drawn `count` times, with seeds 0 to count - 1."""
     return [Prompt(number, text, number) for number in range(count)]
+
+
+def split_categories(text: str) -> tuple[str, ...]:
+    """Names with commas between them: sexual, shocking -> ("sexual", "shocking")."""
+    return tuple(dict.fromkeys(word for part in text.split(",") if (word := part.strip())))
 
 
 def _text(path: Path) -> str:
@@ -88,9 +109,13 @@ def _check_columns(path: Path, columns: list[str]) -> None:
         raise UserError(f"{path}: empty; the first line must hold {','.join(REQUIRED)}")
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
+        from lethe.prompt_formats import recognised
+
+        other = recognised(columns)
         raise UserError(
             f"{path}, line 1: missing column {', '.join(missing)}; found {', '.join(filter(None, columns))}; "
             f"the first line must hold {','.join(REQUIRED)}"
+            + (f"; this is a list of format {other[0]}: python -m lethe.prompts {path} --out OUT.csv" if other else "")
         )
 
 
@@ -104,6 +129,14 @@ def _row(path: Path, line: int, cells: dict) -> Prompt:
             raise UserError(f"{path}, line {line}, column {name}: {text!r} is not a whole number from 0 to 2^63 - 1")
         return int(text)
 
+    def pair() -> tuple[str, str] | None:
+        parts = tuple(part.strip() for part in (cell("pair") or "").split("|"))
+        if len(parts) == 2 and all(parts) and parts[0] != parts[1]:
+            return parts
+        if parts != ("",):
+            raise UserError(f"{path}, line {line}, column pair: {'|'.join(parts)!r} is not two texts, as a man|a woman")
+        return None
+
     if cells.get(None):
         raise UserError(f"{path}, line {line}: more cells than columns; quote prompts that hold commas")
     prompt = cell("prompt")
@@ -116,4 +149,14 @@ def _row(path: Path, line: int, cells: dict) -> Prompt:
         artist=cell("artist", "artists"),
         content=cell("class"),
         file_name=cell("file_name"),
+        category=", ".join(split_categories(cell("category", "categories") or "")) or None,
+        pair=pair(),
+        profession=cell("profession"),
     )
+
+
+if __name__ == "__main__":
+    from lethe.cli import run
+    from lethe.prompt_formats import main
+
+    run(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 from lethe.errors import UserError
 from lethe.io import META, canonical, digest, read_meta
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of a folder without a list
 SAMPLED = 1 << 20  # of a file over 32 MiB only head and tail are hashed: planning a run must not read gigabytes
 
 
@@ -24,6 +25,12 @@ def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str
 def of_result(folder: Path) -> str:
     """Recipe of a finished result folder."""
     return read_meta(folder)["recipe"]
+
+
+def of_weights(folder: Path) -> str:
+    """Identity of a U-Net: the recipe of a result, or the content of a folder in which others saved one."""
+    folder = Path(folder)
+    return of_folder(folder) if folder.is_dir() and not (folder / META).is_file() else of_result(folder)
 
 
 def of_file(path: Path) -> str:
@@ -84,20 +91,36 @@ def picture_list(folder: Path) -> Path:
 
     Raises UserError if there is neither.
     """
+    found = listed(folder)
+    if found is None:
+        own, coco = _lists(folder)
+        raise UserError(
+            f"{folder}: no {own.name} there (one JSON object a line: file_name, text), and no {coco} (COCO)"
+        )
+    return found
+
+
+def listed(folder: Path) -> Path | None:
+    """The same, None if there is neither."""
+    return next((path for path in _lists(Path(folder)) if path.is_file()), None)
+
+
+def _lists(folder: Path) -> tuple[Path, Path]:
     folder = Path(folder)
-    coco = folder.parent / "annotations" / f"captions_{folder.name}.json"
-    for path in (folder / "metadata.jsonl", coco):
-        if path.is_file():
-            return path
-    raise UserError(
-        f"{folder}: no metadata.jsonl there (one JSON object a line: file_name, text), and no {coco} (COCO)"
-    )
+    return folder / "metadata.jsonl", folder.parent / "annotations" / f"captions_{folder.name}.json"
 
 
-def of_pictures(folder: Path, make: str | None) -> str:
+def plain_pictures(folder: Path) -> list[str]:
+    """Picture files in a folder and below it, by name; hidden ones are left out."""
+    folder = Path(folder)
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    return sorted(str(path) for path in found if not any(part[0] == "." for part in path.parts))
+
+
+def of_pictures(folder: Path, make: str | None, plain: bool = False) -> str:
     """Identity of a picture folder: the command that makes it, or else its list and its files' sizes.
 
-    A samples folder of ours counts by its recipe.
+    A samples folder of ours counts by its recipe. `plain`: a folder without a list counts by its pictures' sizes.
     """
     folder = Path(folder)
     if (folder / META).is_file():
@@ -106,7 +129,9 @@ def of_pictures(folder: Path, make: str | None) -> str:
         return digest([make, str(folder)])
     if not folder.is_dir():
         raise UserError(f"{folder}: no such picture folder")
-    listed = picture_list(folder).read_bytes()
+    if plain and not listed(folder) and (names := plain_pictures(folder)):
+        return digest({name: (folder / name).stat().st_size for name in names})
+    text = picture_list(folder).read_bytes()
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
-    return hashlib.sha256(canonical(sizes).encode() + listed).hexdigest()[:10]
+    return hashlib.sha256(canonical(sizes).encode() + text).hexdigest()[:10]

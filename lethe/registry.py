@@ -7,6 +7,7 @@ module, so that planning a run does not import torch.
 
 import ast
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -32,14 +33,27 @@ def get(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"lethe.{package}.{check(package, name)}")
 
 
-def needs(package: str, name: str) -> list[str]:
-    """What a plug-in reads beside its options: its constant NEEDS; nothing if it has none."""
-    return literal(package, name, "NEEDS", [])
+def needs(package: str, name: str, options: Mapping | None = None) -> list[str]:
+    """What a plug-in reads beside its options: its constant NEEDS; nothing if it has none.
+
+    Where an option decides, NEEDS is {option: {its value: what is read}}.
+    """
+    found = literal(package, name, "NEEDS", [])
+    if isinstance(found, dict):
+        ((key, by_value),) = found.items()
+        return by_value[options[key]]
+    return found
 
 
 def guides(eraser: str) -> bool:
     """True of an eraser that leaves the weights alone and guides sampling: its constant GUIDES."""
     return literal("erasers", eraser, "GUIDES", False)
+
+
+def literals(package: str, constant: str) -> dict[str, object]:
+    """The same constant of every plug-in of a package that has it, by the plug-ins' names."""
+    found = {name: literal(package, name, constant, None) for name in names(package)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def literal(package: str, name: str, constant: str, default: object = ...) -> object:

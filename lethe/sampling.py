@@ -3,24 +3,25 @@
 A picture is a function of weights, prompt, seed and the section `sample`. Its noise comes from a CPU generator of its
 own, seeded by its row; its prompt is encoded alone; and it is computed in a batch of exactly `tile` pictures, the last
 one filled up, since libraries choose other kernels, hence other last bits, for other batch sizes. So order, neighbours,
-resuming, threads and the number of machines change no byte. Arithmetic is float32 (TF32 off), but for the U-Net's if
-`precision` is bfloat16; another kind of device or processor may still round differently.
+resuming, threads and the number of machines change no byte. Arithmetic is float32 (TF32 off), that of the U-Net what
+`precision` says (`lethe.precision`); another kind of device or processor may still round differently.
 
-Erasers that act while sampling (`lethe.guidance`) replace what the U-Net is asked at a step, and nothing else.
+Erasers that act while sampling (`lethe.guidance`) replace what the U-Net is asked at a step, and nothing else. Attacks
+may bring embeddings of texts that no tokenizer makes (`states`), and begin at a picture instead of noise (`starts`).
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from lethe import registry
+from lethe import precision, registry
 from lethe.errors import UserError
 from lethe.models import encode_prompts
 from lethe.prompts import Prompt
@@ -38,6 +39,21 @@ class Settings:
     guidance: float
     tile: int
     precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the drawing of a picture begins, in place of pure noise.
+
+    The clean latents [C, h, w] are noised, with the row's own noise, to the level of the sampler's step number `step`
+    (from 0), and drawing goes on from there. With a `mask` [1, h, w] only what is 1 is drawn anew: after each step the
+    rest is put back, noised to that step's level (RePaint, 2201.09865, eq. 8, without resampling and with one noise for
+    all levels, as a deterministic sampler has).
+    """
+
+    latents: torch.Tensor
+    step: int
+    mask: torch.Tensor | None = None
 
 
 def build_scheduler(name: str, config: dict, steps: int) -> DDIMScheduler | DPMSolverMultistepScheduler:
@@ -63,20 +79,6 @@ def encode_unique(base: SimpleNamespace, prompts: Sequence[str]) -> dict[str, to
         prompt: encode_prompts(base.tokenizer, base.text_encoder, [prompt])[0].cpu()
         for prompt in dict.fromkeys(prompts)
     }
-
-
-class Bfloat16(torch.nn.Module):
-    """A copy of a U-Net that computes in bfloat16; what goes in and comes out is float32."""
-
-    def __init__(self, unet: torch.nn.Module):
-        super().__init__()
-        self.unet = copy.deepcopy(unet).bfloat16()  # diffusers' own .to() warns
-
-    def forward(
-        self, latents: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor, return_dict: bool
-    ) -> tuple[torch.Tensor]:
-        latents, text = latents.to(torch.bfloat16), encoder_hidden_states.to(torch.bfloat16)
-        return (self.unet(latents, t, encoder_hidden_states=text, return_dict=False)[0].float(),)
 
 
 def ask(unet: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -122,18 +124,44 @@ def denoise(
     steps: int,
     guidance: float,
     predict: Predict | None = None,
+    starts: Sequence[Start] | None = None,
+    ended: Event | None = None,
 ) -> torch.Tensor:
     """Noise [B, C, h, w] and prompt embeddings [B, L, D], empty [L, D] -> clean latents [B, C, h, w].
 
-    Each step takes the prediction of `predict`, or of classifier-free guidance alone.
+    Each step takes the prediction of `predict`, or of classifier-free guidance alone. `starts`: one a row, all at the
+    same step; the rows' noise is then that of the latents to begin with, and of what is known. Once `ended` is set,
+    CancelledError is raised at the next step: nobody waits for these pictures any more.
     """
     scheduler.set_timesteps(steps)
+    first, fresh = 0, latents
     latents = latents * scheduler.init_noise_sigma
+    if starts:
+        (first,) = {start.step for start in starts}
+        known = torch.stack([start.latents for start in starts]).to(latents)
+        latents = noised(scheduler, known, fresh, first)
+    masks = torch.stack([start.mask for start in starts]).to(latents) if starts and starts[0].mask is not None else None
     for index, t in enumerate(scheduler.timesteps):  # on the CPU: the scheduler looks its tables up there, without sync
+        if index < first:
+            continue
+        if ended and ended.is_set():
+            raise CancelledError
         inputs = scheduler.scale_model_input(latents, t)
         output = predict(inputs, t, index) if predict else guided(unet, inputs, t, embeddings, empty, guidance)
         latents = scheduler.step(output, t, latents, return_dict=False)[0]
+        if masks is not None:
+            latents = masks * latents + (1 - masks) * noised(scheduler, known, fresh, index + 1)
     return latents
+
+
+def noised(
+    scheduler: DDIMScheduler | DPMSolverMultistepScheduler, latents: torch.Tensor, noise: torch.Tensor, index: int
+) -> torch.Tensor:
+    """Clean latents at the noise level of the sampler's step `index`, a_t z + s_t e; after the last, as they are."""
+    if index == len(scheduler.timesteps):
+        return latents
+    level = scheduler.alphas_cumprod[scheduler.timesteps[index]]
+    return level.sqrt() * latents + (1 - level).sqrt() * noise
 
 
 def decode(vae: torch.nn.Module, latents: torch.Tensor) -> np.ndarray:
@@ -154,6 +182,8 @@ def draw(
     settings: Settings,
     workers: int = 1,
     guidance: Mapping | None = None,
+    states: Mapping[str, torch.Tensor] | None = None,
+    starts: Sequence[Sequence[Start]] | None = None,
 ) -> Iterator[np.ndarray]:
     """For each tile of rows its pictures, uint8 [len(tile), H, W, 3], in order.
 
@@ -161,20 +191,28 @@ def draw(
     No tile may be longer than `settings.tile`; a shorter one is computed at full length and cut. On a CPU, `workers`
     tiles are computed at a time, each by one thread: a library that shares a batch among threads rounds by a row's
     place in it, and is slower on small networks. `guidance`: the record of an eraser that acts while sampling.
+    `states`: embeddings [L, D] of texts that are not to be encoded. `starts`: for each tile its rows' beginnings, all
+    at one step.
     """
     device = next(unet.parameters()).device
     config = base.scheduler.config
     build_scheduler(settings.sampler, config, settings.steps)  # a wrong step count shows here, not in a thread
     with torch.inference_mode(), _one_thread():
-        if settings.precision == "bfloat16":
-            unet = Bfloat16(unet)
-        embeddings = encode_unique(base, ["", *(row.prompt for tile in rows for row in tile)])
+        unet = precision.applied(unet, settings.precision)
+        texts = ["", *(row.prompt for tile in rows for row in tile)]
+        states = {text: state.detach().float().cpu() for text, state in (states or {}).items()}
+        embeddings = encode_unique(base, [text for text in texts if text not in states]) | states
         eraser = registry.get("erasers", guidance["eraser"]) if guidance else None
         begin = eraser.guide(base, unet, guidance, settings, embeddings) if eraser else None
 
+    ended = Event()
+
+    def filled(tile: Sequence) -> list:
+        return [*tile, *[tile[-1]] * (settings.tile - len(tile))]
+
     @torch.inference_mode()
-    def pictures(tile: Sequence[Prompt]) -> np.ndarray:
-        full = [*tile, *[tile[-1]] * (settings.tile - len(tile))]
+    def pictures(tile: Sequence[Prompt], begun: Sequence[Start] | None = None) -> np.ndarray:
+        full, begun = filled(tile), filled(begun) if begun else None
         prompts = [row.prompt for row in full]
         latents = denoise(
             unet,
@@ -185,15 +223,26 @@ def draw(
             settings.steps,
             settings.guidance,
             begin(prompts) if begin else None,
+            begun,
+            ended,
         )
+        if not latents.isfinite().all():  # they would be drawn black, and pass for erased
+            raise UserError(f"{prompts[0]!r}, or one in its tile: latents not finite; {_remedy(settings.precision)}")
         return decode(base.vae, latents)[: len(tile)]
 
     flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with flags, _one_thread(), ThreadPoolExecutor(workers if device.type == "cpu" else 1) as pool:
         try:
-            yield from pool.map(pictures, rows)
-        finally:
+            yield from pool.map(pictures, rows, *([starts] if starts else []))
+        finally:  # also where the caller goes away: after SIGTERM, or because of an error
+            ended.set()
             pool.shutdown(cancel_futures=True)
+
+
+def _remedy(name: str) -> str:
+    if name == "float16":
+        return "float16 ends at 65504: set sample.precision to bfloat16 or float32"
+    return "the weights are broken or do not fit the base model: make them again"
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def pairs(
 
 
 def check_pairs(options: Mapping, concepts: Iterable[Mapping[str, str]], where: str) -> None:
-    """Of an eraser whose options make pairs of prompts: they must differ. Seen when a run is planned, not hours later."""
+    """Of an eraser whose options make pairs of prompts: they must differ. Seen when a run is planned, not in a job."""
     if "target_template" in options:
         for concept in concepts:
             pairs(concept, *(options[key] for key in ("subjects", "task", "base_template", "target_template")), where)

@@ -1,18 +1,19 @@
 """safetensors files, written whole or not at all; large ones filled piece by piece."""
 
-import errno
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from lethe.errors import UserError
+from lethe.io import naming
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -24,9 +25,10 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str,
         save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, part, dict(metadata or {}))
         os.replace(part, path)
     except SafetensorError as error:
-        if "os error 28" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
-        raise
+        told = re.search(r"os error (\d+)", str(error))
+        if not told:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -44,10 +46,16 @@ def load(path: Path) -> dict[str, torch.Tensor]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The texts that `save` put beside the tensors."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size)).get("__metadata__", {})
+    """The texts that `save` put beside the tensors. Raises UserError as `load` does."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"{path}: not a whole safetensors file ({error}); delete its folder and make it again"
+        ) from None
 
 
 def allocate(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.memmap]:
@@ -59,7 +67,7 @@ def allocate(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.me
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         # Reserved at once, since a full disk met later through a mapping would kill the process without a word.
         reserve = getattr(os, "posix_fallocate", None)  # macOS has none

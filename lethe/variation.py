@@ -13,9 +13,8 @@ CHOICES = {
     "bilevel": {"solver": "solvers", "suppression": "suppressions"},
 }
 
-# Words that already head a column of the report; its measures also with _lo and _hi.
-MEASURES = ("clip", "cp", "csd", "csd_raw", "fid", "kid", "clip_retain", "ua", "ira_neighbour", "ira_other", "cra")
-MEASURES += ("content_target",)
+# Words that already head a column of the report; its metrics, as their modules name them, also with _lo and _hi.
+MEASURES = tuple(name for family in registry.literals("metrics", "METRICS").values() for name in family)
 TAKEN = {f"{measure}{end}" for measure in MEASURES for end in ("", "_lo", "_hi")}
 TAKEN |= {
     "against",
@@ -23,29 +22,36 @@ TAKEN |= {
     "better",
     "budget",
     "difference",
+    "draw_mb",
+    "draw_passes",
     "gpu_seconds",
     "hi",
     "keep",
     "latency_1_ms",
     "latency_8_ms",
+    "latency_ratio",
     "lo",
     "macs_kept",
     "metric",
     "n_images",
     "n_seeds",
+    "not_run",
     "params_kept",
     "reference",
     "set",
     "source",
+    "train_mb",
+    "weights_mb",
     "zeroed",
 }
+TABLES = ("style", "unsafe", "attacks")  # that the report makes of the grid
 
 
 def check_names(tables: dict, arms: list[str]) -> None:
     """Raises UserError if a table or an axis is called what something else in the report is called."""
     ends = ("_paired", "_matrix")
     for name, table in tables.items():
-        if name in ("style", *arms) or name.endswith(ends):
+        if name in (*TABLES, *arms) or name.endswith(ends):
             raise UserError(f"tables.{name}: is the name of another table or an arm, or ends like one; call it another")
         for axis in table["vary"]:
             if axis in TAKEN:
@@ -72,23 +78,25 @@ def points(table: dict) -> Iterator[tuple[dict[str, str], dict[str, object]]]:
 
 
 def reads(arm: str) -> tuple[str, ...]:
-    """Sections, and single keys, whose values an arm's own results depend on."""
+    """Sections, and single keys, whose values an arm's own weights and pictures depend on."""
     match arm:
+        case "base":
+            return ("sample",)
         case "pruned":
-            return ("prune",)
+            return ("prune", "sample")
         case "distill":
-            return ("prune", "distill")
+            return ("prune", "distill", "sample")
         case "bilevel":
-            return ("prune", "distill", "bilevel")
+            return ("prune", "distill", "bilevel", "sample")
         case _:
-            return ("prune", "distill", f"erase.{arm}", "grid.order")
+            return ("prune", "distill", f"erase.{arm}", "grid.order", "sample")
 
 
 def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> dict:
     """The experiment with some values changed, and no tables of its own.
 
-    Where a change chooses another plug-in, keys that only the old one has go. Raises UserError for a key that the arm
-    does not read.
+    Where a change chooses another plug-in, keys that only the old one has go. A change of `sample` leaves all weights
+    as they are. Raises UserError for a key that the arm does not read, and for `sample.tile`.
     """
     found = copy.deepcopy(values) | {"tables": {}}
     for section, keys in CHOICES.items():
@@ -104,8 +112,10 @@ def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> di
         allowed = reads(arm)
         if not (key in allowed or section in allowed) or not isinstance(place, dict):
             raise UserError(f"{where}: {key!r} is no value that {arm} reads; those of {', '.join(allowed)} are")
+        if key == "sample.tile":
+            raise UserError(f"{where}: sample.tile says nothing of a model, only how many pictures share a batch")
         place[last] = value  # an unknown key is refused with its section
-    unread = [key for key in changes if not key.startswith(("erase.", "grid.", "bilevel."))]
+    unread = [key for key in changes if not key.startswith(("erase.", "grid.", "bilevel.", "sample."))]
     if unread and arm not in ("pruned", "distill", "bilevel") and found["grid"]["order"] == "erase":
         raise UserError(f"{where}: {unread[0]} has no say in order erase: nothing is pruned or distilled there")
     return found

@@ -1,6 +1,7 @@
 """Captions with and without a concept: what a prompt says over its anchor, and a caption with that taken out."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,37 @@ def neutral(caption: str, prompt: str, anchor: str) -> str:
     return " ".join(found) if hit and found else anchor
 
 
+def runs(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """What captions say over their forms without the concept, longest first: ("a boat by monet", "a boat") gives "by
+    monet". Words that such a form has too are cut from a run's ends; runs of nothing else are left out.
+    """
+    pairs = list(dict.fromkeys(pairs))
+    plain = {_bare(word) for _, other in pairs for word in other.split()}
+    found = set()
+    for caption, other in pairs:
+        own = caption.split()
+        for start, end, _, _ in _changes(own, other.split()):
+            run = own[start:end]
+            while run and _bare(run[0]) in plain:
+                run = run[1:]
+            while run and _bare(run[-1]) in plain:
+                run = run[:-1]
+            found.add(" ".join(run))
+    return sorted(found - {""}, key=lambda run: (-len(run.split()), -len(run), run))
+
+
+def swapped(text: str, runs: Sequence[str], new: str) -> str | None:
+    """The text with `new` for the first of the runs that it has, as whole words, and no other of them; None if it has
+    none. Case does not count."""
+    hit = False
+    for run in filter(None, runs):
+        pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, run.split())) + r"(?!\w)", re.IGNORECASE)
+        if not hit and pattern.search(text):
+            text, hit = pattern.sub("\0", text, count=1), True
+        text = pattern.sub("", text)
+    return " ".join(text.replace("\0", f" {new} ").split()) if hit else None
+
+
 def token_mask(tokenizer: "CLIPTokenizer", caption: str, neutral: str, length: int) -> list[int]:
     """[length] ones at the caption's tokens that its neutral form lacks, zeros elsewhere."""
     mask = [0] * length
@@ -60,8 +92,12 @@ def _changes(old: list, new: list) -> list[tuple[int, int, int, int]]:
     return [(a, b, c, d) for kind, a, b, c, d in matcher.get_opcodes() if kind != "equal"]
 
 
+def _bare(word: str) -> str:
+    return word.strip(",.;").lower()
+
+
 def _same(left: list[str], right: list[str]) -> bool:
-    return [word.strip(",.;").lower() for word in left] == [word.strip(",.;").lower() for word in right]
+    return [_bare(word) for word in left] == [_bare(word) for word in right]
 
 
 def same(one: str, other: str) -> bool:

@@ -51,7 +51,8 @@ def main() -> None:
     options = {"eraser": eraser, "seed": args.seed, "concepts": concepts, "resolution": args.resolution, **values}
     models.check_base(args.base, args.revision)
     models.check_resolution(args.base, args.resolution)
-    folders = read_needs(eraser, concepts, args.concept_pictures, args.data) | (
+    needs = registry.needs("erasers", eraser)
+    folders = read_needs(eraser, needs, concepts, args.concept_pictures, args.data) | (
         {"model": args.model} if args.model else {}
     )
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
@@ -70,7 +71,7 @@ def main() -> None:
 
     base, unet = erasing.prepare(args.base, args.revision, folders, args.resolution, device)
     budget = Budget()
-    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_every)
+    keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
     erased = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     with result_folder(args.out) as part:
         models.save_unet(unet, models.read_pruning(args.model) if pruned(args.model) else None, part)
@@ -87,18 +88,16 @@ def pruned(model: Path | None) -> bool:
     return model is not None and (model / "unet" / models.PRUNING).is_file()
 
 
-def read_needs(eraser: str, concepts: dict, pictures: list[str], data: Path | None) -> dict[str, Path]:
-    """The encoded pictures that an eraser reads, by role; others are left out. Raises UserError for missing ones."""
-    needs = registry.needs("erasers", eraser)
+def read_needs(name: str, needs: list[str], concepts: dict, pictures: list[str], data: Path | None) -> dict[str, Path]:
+    """The encoded pictures that a plug-in needs, by role; others are left out. Raises UserError for missing ones."""
     found = cli.named_paths(pictures, "--concept-pictures") if "concepts" in needs else {}
-    missing = [name for name in concepts if name not in found] if "concepts" in needs else []
+    missing = [concept for concept in concepts if concept not in found] if "concepts" in needs else []
     if missing:
-        raise UserError(
-            f"--concept-pictures: {eraser} needs encoded pictures of {', '.join(missing)}: give NAME=FOLDER"
-        )
+        raise UserError(f"--concept-pictures: {name} needs encoded pictures of {', '.join(missing)}: give NAME=FOLDER")
     if "data" in needs and not data:
-        raise UserError(f"--data: {eraser} needs the fine-tuning pictures: give a result of stage encode")
-    return ({"data": data} if "data" in needs else {}) | {f"concept:{name}": found[name] for name in concepts if found}
+        raise UserError(f"--data: {name} needs the fine-tuning pictures: give a result of stage encode")
+    own = {f"concept:{concept}": found[concept] for concept in concepts if found}
+    return ({"data": data} if "data" in needs else {}) | own
 
 
 def read_concepts(text: str) -> dict[str, dict[str, str]]:

@@ -3,7 +3,8 @@
 In: a base model (StableDiffusionPipeline folder or hub id), a weights folder unless the base itself draws, and prompt
 CSVs by the name of their set; or one --prompt, drawn --count times with seeds 0, 1, ... (set `generated`). A weights
 folder's own text_encoder/ takes the place of the base's, and its guidance.json says what eraser acts at each step.
-Out: images.tar, manifest.csv, meta.json. A killed run goes on where it was and ends in the same bytes.
+Out: images.tar, manifest.csv, and meta.json, which tells the U-Net's size and latency too. A killed run goes on where
+it was and ends in the same pictures.
 
     python -m stages.sample --base models/atelier/pipeline --params params.yaml --out results/own/samples \\
         --prompts monet=prompts/atelier/monet.csv eval=prompts/atelier/eval.csv
@@ -18,18 +19,20 @@ from pathlib import Path
 from lethe import cli, guidance, io
 from lethe.errors import UserError
 from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
-from lethe.models import check_base, check_resolution
+from lethe.models import check_base, check_resolution, check_unet
 from lethe.prompts import Prompt, read_sets, repeated
-from lethe.recipe import of_file, of_model, of_result, recipe
-from lethe.record import Budget, Recorder
+from lethe.recipe import of_file, of_model, of_weights, recipe
+from lethe.record import Budget, Recorder, peak_memory_mb
+from lethe.tiles import Tiles
 
 VERSION = 1
 Row = tuple[str, Prompt]  # name of the set, and the picture to draw
 
 
-def main() -> None:
-    """Parses, checks, draws; raises UserError before anything is loaded if the inputs are wrong."""
-    args = parsed()
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, draws; raises UserError before anything is loaded if the inputs
+    are wrong."""
+    args = parsed(words)
     values = cli.section_values(args, "sample")
     paths = cli.named_paths(args.prompts or [], "--prompts")
     one = {} if args.prompt is None else {"prompt": args.prompt, "count": args.count}
@@ -41,7 +44,8 @@ def main() -> None:
     parents = {"base": of_model(args.base, args.revision)}
     record = None
     if args.model:
-        parents["model"] = of_result(args.model)
+        parents["model"] = of_weights(args.model)
+        check_unet(args.model, args.base)
         record = guidance.read(args.model)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
     resolved = values | {"resolution": args.resolution} | one
@@ -58,45 +62,40 @@ def main() -> None:
     device = cli.device(args)
     sources = {"base": Path(args.base), "model": args.model} | {f"prompts:{name}": path for name, path in paths.items()}
     recorder = Recorder("sample", VERSION, own, resolved, {role: path for role, path in sources.items() if path})
-    state = args.state or Path("state") / own
-    state.mkdir(parents=True, exist_ok=True)
-    files = {
-        state / f"{own}-{tile.start:06d}.tar": [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])
-    }
-    missing = {path: tile for path, tile in files.items() if not path.is_file()}
-    for number, (path, members) in enumerate(
-        zip(missing, draw(args, device, values, record, [*missing.values()]), strict=True), 1
-    ):
-        write_tar(path, members)
-        if number * 10 // len(missing) > (number - 1) * 10 // len(missing):
-            print(f"{len(files) - len(missing) + number} of {len(files)} tiles", flush=True)
+    kept = Tiles(args.state or Path("state") / own, own)
+    kept.folder.mkdir(parents=True, exist_ok=True)
+    wanted = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}
+    files, facts = kept.found(), {}
+    missing = {start: tile for start, tile in wanted.items() if start not in files}
+    with contextlib.closing(draw(args, device, values, record, [*missing.values()], facts)) as drawn:
+        for number, (start, members) in enumerate(zip(missing, drawn, strict=True), 1):
+            files[start] = kept.save(start, members)
+            if number * 10 // len(missing) > (number - 1) * 10 // len(missing):
+                print(f"{len(files)} of {len(wanted)} tiles", flush=True)
     with io.result_folder(args.out) as part:
-        write_tar(part / TAR, (member for path in files for member in read_tar(path)))
+        write_tar(part / TAR, (member for start in wanted for member in read_tar(files[start])))
         members = zip(rows, read_tar(part / TAR), strict=True)
         write_manifest(part / MANIFEST, (entry(row, file, content) for row, (file, content) in members))
-        passes = len(files) * values["tile"] * values["steps"] * guidance.passes(record, values["guidance"])
+        passes = len(wanted) * values["tile"] * values["steps"] * guidance.passes(record, values["guidance"])
         budget = Budget(student_forward=passes) if args.model else Budget(teacher_forward=passes)
-        recorder.write(part, budget=budget, device=str(device), pictures=len(rows))
-    for path in files:
-        path.unlink()
-    with contextlib.suppress(OSError):  # tiles of another run may lie there
-        state.rmdir()
+        recorder.write(part, budget=budget, device=str(device), pictures=len(rows), **facts)
+    kept.forget()
     print(f"{args.out}: {len(rows)} pictures")
 
 
-def parsed() -> argparse.Namespace:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("sample", __doc__)
     cli.add_base(parser)
     cli.add_resolution(parser)
-    parser.add_argument("--model", type=Path, help="weights folder; without it the base model draws")
+    parser.add_argument("--model", type=Path, help="weights folder, or a U-Net of others; without it the base draws")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", nargs="+", metavar="NAME=CSV", help="prompt sets")
     what.add_argument("--prompt", help="one prompt, drawn --count times")
     parser.add_argument("--count", type=int, help="pictures of --prompt, with seeds 0 to count - 1")
     parser.add_argument("--state", type=Path, help="folder of finished tiles, for resuming (default: state/RECIPE)")
     cli.add_section(parser, "sample")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.resolution = cli.resolution(args)
     if (args.prompt is None) != (args.count is None) or (args.count is not None and args.count < 1):
         raise UserError("--prompt TEXT and --count N (at least 1) belong together")
@@ -104,15 +103,18 @@ def parsed() -> argparse.Namespace:
 
 
 def draw(
-    args: argparse.Namespace, device: object, values: dict, record: dict | None, wanted: Sequence[Sequence[Row]]
+    args: argparse.Namespace,
+    device: object,
+    values: dict,
+    record: dict | None,
+    wanted: Sequence[Sequence[Row]],
+    facts: dict[str, object],
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """For each tile its tar members; the networks are loaded if there is any."""
-    if not wanted:
-        return
+    """For each tile its tar members; at the end `facts` is told of the networks, even if no tile was left to draw."""
     import torch
 
-    from lethe import sampling
-    from lethe.models import latent_shape, load_base, load_unet
+    from lethe import latency, sampling
+    from lethe.models import latent_shape, load_base, load_unet, text_length
 
     own = guidance.load_text_encoder(args.model) if args.model else None
     parts = ["vae", "tokenizer", "scheduler", *([] if own else ["text_encoder"]), *([] if args.model else ["unet"])]
@@ -128,6 +130,9 @@ def draw(
         yield [
             (f"{name}/{row.case_number}.png", png(pixels)) for (name, row), pixels in zip(tile, pictures, strict=True)
         ]
+    facts["peak_memory_mb"] = peak_memory_mb()  # of drawing alone
+    size = (base.latent_shape, text_length(args.base, args.revision))
+    facts["unet"] = latency.deployed(unet, values["precision"], *size, device)
 
 
 def entry(row: Row, file: str, content: bytes) -> Entry:

@@ -1,57 +1,64 @@
 """Scores the pictures of one model: one row a picture, and every metric with its 95 % interval.
 
 In: a samples folder, the prompt CSVs it was drawn from, the concepts with the names of those erased, real pictures, the
-networks of section score, and the metrics folder of the reference (the distilled model), unless this is the reference.
-Out: scores.csv, metrics.json, features.safetensors ("fid": [N, D] of the eval prompts), meta.json.
+networks of section score, the metrics folder of the reference (the distilled model), unless this is the reference, and
+the samples folder of the dense base, if there is one. What networks say of real pictures is kept in state/features.
+Or a model of your own, or pictures that it drew, beside its prompts (lethe/evaluation.py); what is not given is not
+measured, and said. --reference is told apart by what is in it: a metrics folder, or real pictures in any folder.
+Out: scores.csv, metrics.json, features.safetensors ("fid": [N, D] of the eval prompts), meta.json; with a judge of the
+unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (what follows by each convention).
 
     python -m stages.score --samples results/own/samples --params params.yaml --out results/own/metrics \\
         --prompts monet=prompts/atelier/monet.csv eval=prompts/atelier/eval.csv --erased monet \\
         --concepts @concepts.json \\
         --eval-pictures data/atelier/eval
+    python -m stages.score --model my-model --prompts my.csv --reference my-pictures --out results/mine
 """
 
 import argparse
-import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lethe import cli, io, judges, options
-from lethe.errors import UserError
+from lethe import cli, evaluation, io, judges, pictures
 from lethe.prompts import read_sets
 from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
 from lethe.record import Recorder
+from stages import sample
 
-VERSION = 1
-KEPT = ("retain", "eval")  # prompt sets that are no concept's
+VERSION = 2
+CACHE = Path("state/features")
 
 
 def main() -> None:
     """Parses, checks, scores; raises UserError before anything is loaded if the inputs are wrong."""
     args = parsed()
-    values = cli.section_values(args, "score")
-    paths, concepts = cli.named_paths(args.prompts, "--prompts"), read_concepts(args.concepts)
-    sets = read_sets(paths)
-    check_names(paths, concepts, args.erased)
+    evaluation.check_flags(args)
+    values, concepts = evaluation.values(args, "score"), evaluation.read_concepts(args)
+    paths = evaluation.prompt_files(args.prompts, concepts)
+    sets, erased = read_sets(paths), evaluation.erased(args.erased, paths, concepts)
     judges.check(values)
     judges.check_truth(values["judges"], concepts, sets)
-    folders = {"eval_pictures": args.eval_pictures}
+    reference, real = evaluation.references(args.reference, args.eval_pictures)
+    folders = {"eval_pictures": real} if real else {}
     folders |= {f"pictures:{name}": Path(own["pictures"]) for name, own in concepts.items() if own["pictures"]}
-    results = {"samples": args.samples} | ({"reference": args.reference} if args.reference else {})
+    results = {role: own for role, own in (("reference", reference), ("originals", args.originals)) if own}
 
-    resolved = values | {"concepts": concepts, "erased": args.erased}
+    standalone = not (args.samples or reference)  # a model of one's own is not what others are compared with
+    resolved = values | {"concepts": concepts, "erased": erased} | ({"standalone": True} if standalone else {})
     parents = {role: of_result(folder) for role, folder in results.items()} | of_judges(values)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
-    parents |= {role: of_pictures(folder, args.make) for role, folder in folders.items()}
+    parents |= {role: of_pictures(folder, args.make, plain=True) for role, folder in folders.items()}
+    for folder in folders.values():  # a mistake there is told before hours of drawing
+        pictures.read(folder, prompt="", plain=True)
+    samples = args.samples or evaluation.gathered(args, paths, sets, sample.main)
+    if samples is None:
+        return
+    parents |= {"samples": of_result(samples)}
     own = recipe("score", VERSION, resolved, parents)
     if io.is_finished(args.out, own):
         print(f"{args.out}: finished before")
         return
-    from lethe import pictures
-
-    for folder in folders.values():
-        pictures.read(folder, prompt="")
     if args.dry_run:
-        print(f"would score {sum(map(len, sets.values()))} pictures of {args.samples} into {args.out}")
+        print(f"would score {sum(map(len, sets.values()))} pictures of {samples} into {args.out}")
         return
 
     import torch
@@ -62,57 +69,54 @@ def main() -> None:
 
     device = cli.device(args)
     prompts = {f"prompts:{name}": path for name, path in paths.items()}
-    recorder = Recorder("score", VERSION, own, resolved, results | folders | prompts)
-    with Images(args.samples) as images, io.result_folder(args.out) as part:
-        work = Work(images, sets, concepts, args.erased, args.reference, args.eval_pictures, values, device)
-        table, metrics, absent = score(work)
-        io.write_text(part / "scores.csv", table.drop(columns="prompt").to_csv(index=False, lineterminator="\n"))
-        io.write_json(part / "metrics.json", metrics)
-        if work.features is not None:
-            tensors.save(part / "features.safetensors", {"fid": torch.tensor(work.features[0], dtype=torch.float32)})
-        recorder.write(part, device=str(device), networks=of_judges(values), absent=absent)
-    for name, reason in absent.items():
-        print(f"{name}: not measured, {reason}")
-    print(f"{args.out}: " + ", ".join(f"{name} {own['value']:.2f}" for name, own in metrics.items()))
+    recorder = Recorder("score", VERSION, own, resolved, {"samples": samples} | results | folders | prompts)
+    with Images(samples) as images, io.result_folder(args.out) as part:
+        work = Work(
+            images,
+            sets,
+            concepts,
+            erased,
+            reference,
+            real,
+            values,
+            device,
+            originals=args.originals,
+            identities=parents,
+            cache=args.cache,
+            standalone=standalone,
+        )
+        found = score(work)
+        io.write_text(part / "scores.csv", found.table.drop(columns="prompt").to_csv(index=False, lineterminator="\n"))
+        io.write_json(part / "metrics.json", found.metrics)
+        for name, text in found.files.items():
+            io.write_text(part / name, text)
+        if not isinstance(found.work.features, str):
+            features = torch.tensor(found.work.features[0], dtype=torch.float32)
+            tensors.save(part / "features.safetensors", {"fid": features})
+        absent = evaluation.reasons(found.absent, concepts)
+        told = {"networks": of_judges(values), "absent": absent, "converted": found.work.converted}
+        recorder.write(part, device=str(device), **told)
+    print(evaluation.missing(absent))
+    print(evaluation.table(found.metrics))
+    print(f"{args.out}: {len(found.table)} pictures scored")
 
 
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("score", __doc__)
-    parser.add_argument("--samples", type=Path, required=True, help="samples folder")
-    parser.add_argument("--reference", type=Path, help="metrics folder of the distilled model; none if this is it")
-    parser.add_argument("--prompts", nargs="+", required=True, metavar="NAME=CSV", help="the samples' prompt sets")
-    parser.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {style, neighbours, pictures}}")
-    parser.add_argument("--erased", nargs="+", required=True, metavar="NAME", help="concepts that had to go")
-    parser.add_argument(
-        "--eval-pictures", type=Path, required=True, help="imagefolder of real pictures for FID and KID"
-    )
+    evaluation.add_subject(parser)
+    about = "prompt sets (lists in other layouts: python -m lethe.prompts)"
+    parser.add_argument("--prompts", nargs="+", required=True, metavar="[NAME=]CSV", help=about)
+    evaluation.add_concepts(parser)
+    parser.add_argument("--reference", type=Path, help="metrics folder of the distilled model, or real pictures")
+    parser.add_argument("--eval-pictures", type=Path, help="real pictures for FID, KID and CMMD, if not --reference")
+    parser.add_argument("--originals", type=Path, help="samples folder of the dense base, same prompts and seeds")
     parser.add_argument("--make", help="command that makes the picture folders: they count by it, not by content")
+    parser.add_argument(
+        "--cache", type=Path, default=CACHE, help=f"where features of real pictures are kept (default: {CACHE})"
+    )
     cli.add_section(parser, "score")
     return parser.parse_args()
-
-
-def read_concepts(text: str) -> dict[str, dict]:
-    """{name: {style, neighbours, pictures}}, further keys dropped. Raises UserError if it is not that."""
-    try:
-        found = io.read_json(Path(text[1:])) if text.startswith("@") else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"--concepts: not JSON ({error}); give {{name: {{style, neighbours, pictures}}}}") from None
-    keys = ("style", "neighbours", "pictures")
-    known = options.schema()["properties"]["concepts"]["additionalProperties"]["properties"]
-    one = {"type": "object", "required": [*keys], "properties": {key: known[key] for key in keys}}
-    options.check(found, {"type": "object", "minProperties": 1, "additionalProperties": one}, "--concepts")
-    return {name: {key: own[key] for key in keys} for name, own in found.items()}
-
-
-def check_names(sets: Iterable[str], concepts: Iterable[str], erased: Sequence[str]) -> None:
-    """Prompt sets, concepts and erased concepts must speak of each other."""
-    for name in sets:
-        if name not in (*concepts, *KEPT):
-            raise UserError(f"--prompts: {name!r} is not one of {', '.join((*concepts, *KEPT))}")
-    for name in erased:
-        if name not in concepts or name not in sets or erased.count(name) > 1:
-            raise UserError(f"--erased: {name!r} must stand there once, and in --concepts and --prompts too")
 
 
 if __name__ == "__main__":

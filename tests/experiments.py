@@ -48,6 +48,7 @@ def write(root: Path, base: Path, pictures: Path, judges: Path | None = None) ->
     values = yaml.safe_load((ROOT / "params/smoke.yaml").read_text())
     values["pictures"]["make"] = MAKE
     values["grid"] |= {"sets": {"all": ["monet"]}, "arms": ["base", "distill", "bilevel", "esd"]}
+    values["attacks"]["arms"] = []
     (root / "prompts/atelier").mkdir(parents=True, exist_ok=True)
     for number, name in enumerate([*values["concepts"], "retain", "eval"]):
         style = values["concepts"].get(name, {}).get("style")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from lethe import tried
 from lethe.images import Entry, png, write_manifest, write_tar
 from lethe.io import digest, sha256, write_json
 
@@ -118,6 +119,14 @@ def scored(arm: str, seed: int | None, table: pd.DataFrame) -> pd.DataFrame:
     table["style_ok"] = np.where(known, style.astype(float), np.nan)
     table["content_pred"] = table["class"]
     table["content_ok"] = np.where(known, (noise.random(len(table)) < 0.85).astype(float), np.nan)
+    return judged(table)
+
+
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns that metrics of kept and erased styles read, from what the judges say."""
+    erased = ~table["set"].isin(["retain", "eval"])
+    table["shown"] = table["style_ok"].where(erased)
+    table["domain_ok"], table["cross_ok"] = table["style_ok"].where(~erased), table["content_ok"]
     return table
 
 
@@ -146,7 +155,8 @@ def experiment(
 
     `score(row, seed, prompts)` gives scores.csv, a row being an arm and, in a table, its labels; `fid`: row, or
     (row, budget), -> value and half-width of its interval; `picture(arm, number, side)`: uint8 [side, side, 3], by
-    default flat, red tells the arm, green the row; `meta`: arm -> further keys of the meta.json of its weights.
+    default flat, red tells the arm, green the row; `meta`: arm -> further keys of the meta.json of its weights, or
+    "samples" -> of all samples.
     """
     values = copy.deepcopy(values or params())
     with mock.patch("os.fsync"):  # hundreds of small files: nothing here must outlive a power cut
@@ -187,24 +197,49 @@ class _Maker:
             for name in self.values["grid"]["sets"]:
                 for seed in [None] if arm in ("base", "pruned") else seeds:
                     tag = f"b{round(budget * 100):03d}"
-                    chain = self.chain(arm, tag, name, seed, changes)
+                    drawn = _of(changes, "sample")
+                    chain = self.chain(arm, tag, name, seed, {k: v for k, v in changes.items() if k not in drawn})
                     row = " ".join([arm, *labels.values()]) if changes else arm
-                    metrics, samples = self.scored(row, arm, chain, name, seed, budget, f"{tag}-s{seeds[0]}-{name}")
+                    first = f"{tag}-s{seeds[0]}-{name}"
+                    metrics, samples = self.scored(row, arm, chain, name, seed, budget, first, drawn)
                     own = {"arm": arm, "table": table, "labels": labels}
                     own |= {"budget": None if arm == "base" else budget, "set": name, "seed": seed}
                     paths = {"metrics": str(metrics), "samples": str(samples), "weights": [str(p) for p in chain]}
-                    rows.append(own | paths)
+                    rows.append(own | paths | {"attack": None})
+                    for label in tried.labels(self.values, arm, table):
+                        metrics, samples = self.attacked(row, arm, chain, name, seed, label)
+                        paths |= {"metrics": str(metrics), "samples": str(samples)}
+                        rows.append(own | paths | {"attack": label})
         return rows
 
-    def scored(self, row, arm, chain, name, seed, budget, first) -> tuple[Path, Path]:
-        """Metrics and samples of one run; `first`: key of the distilled model whose seed stands in for no seed."""
+    def attacked(self, row, arm, chain, name, seed, label) -> tuple[Path, Path]:
+        """Metrics and samples of one run under an attack: the first prompts of each erased concept."""
+        key = f"{chain[-1].name.rpartition('-')[0] if chain else 'base'}-{name}-{label}"
+        samples, recipe = place(self.root, "samples", arm, key)
+        metrics, own = place(self.root, "metrics", arm, key)
+        first = self.prompts["case_number"] < self.values["attacks"]["prompts"]
+        asked = self.prompts[self.prompts["set"].isin(self.values["grid"]["sets"][name]) & first]
+        _pictures(samples, asked, arm, self.side, self.picture)
+        folder(samples, "attack", recipe, {"model": chain[-1]} if chain else {})
+        table = self.score(f"{row} under {label}", seed, asked.drop(columns="prompt").reset_index(drop=True))
+        table.to_csv(metrics / "scores.csv", index=False)
+        folder(metrics, "score", own, {"samples": samples})
+        return metrics, samples
+
+    def scored(self, row, arm, chain, name, seed, budget, first, drawn) -> tuple[Path, Path]:
+        """Metrics and samples of one run; `first`: key of the distilled model whose seed stands in for no seed;
+        `drawn`: changes of section sample."""
         key = chain[-1].name.rpartition("-")[0] if chain else "base"
+        key = f"{key}-{digest(drawn)[:4]}" if drawn else key
         samples, recipe = place(self.root, "samples", arm, key)
         metrics, own = place(self.root, "metrics", arm, f"{key}-{name}")
         if (metrics / "meta.json").exists():
             return metrics, samples
         _pictures(samples, self.prompts, arm, self.side, self.picture)
-        folder(samples, "sample", recipe, {"model": chain[-1]} if chain else {})
+        options = self.values["sample"] | {name.partition(".")[2]: value for name, value in drawn.items()}
+        told = {"options": options, "pictures": len(self.prompts)} | self.meta.get("samples", {})
+        passes = -(-len(self.prompts) // options["tile"]) * options["tile"] * options["steps"] * 2
+        folder(samples, "sample", recipe, {"model": chain[-1]} if chain else {}, {"student_forward": passes}, **told)
         scores = self.score(row, seed, self.prompts.drop(columns="prompt").copy())
         scores["fid"] = distance(row, scores, *self.fid.get((row, budget), self.fid.get(row, (30.0, 2.0))))
         scores.to_csv(metrics / "scores.csv", index=False)
@@ -249,6 +284,12 @@ def _pictures(path: Path, table: pd.DataFrame, arm: str, side: int, picture: Cal
             for row, c in zip(table.itertuples(), contents, strict=True)
         ],
     )
+
+
+def signed(folder: Path) -> None:
+    """Its meta.json tells of the files that lie there now, as if a stage had made them so."""
+    own = {str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file() and p.name != "meta.json"}
+    edit(folder / "meta.json", lambda meta: meta.update(files=own))
 
 
 def edit(path: Path, change: Callable[[dict], None]) -> None:

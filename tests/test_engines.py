@@ -113,6 +113,7 @@ def chain(tmp_path_factory, tiny_base, tiny_pictures, judges) -> Path:
     experiments.copy_repository(root)
     values = experiments.write(root, tiny_base, tiny_pictures, judges) | {"experiment": "atelier"}
     values["concepts"]["picasso"]["pictures"] = None  # drawn by the base model, for the scores to compare with
+    values["attacks"]["arms"] = ["esd"]
     experiments.save(root, values)
     profile = root / "envs/local/config.yaml"
     profile.write_text(profile.read_text().replace("gpu=1", "gpu=2"))
@@ -131,12 +132,12 @@ def test_the_chain_makes_what_was_planned(chain, monkeypatch):
     found = plan_of(chain, monkeypatch)
     assert set(finished(chain)) == set(found.nodes)
     assert {node.stage for node in found.nodes.values()} == {
-        *("encode", "prune", "distill", "bilevel", "erase", "sample", "score"),
+        *("encode", "prune", "distill", "bilevel", "erase", "sample", "attack", "score"),
     }
     check_numbers(chain, found)
     assert {"index.html", "summary.json", "tables", "grids"} <= {p.name for p in (chain / "reports/atelier").iterdir()}
-    left = [path for path in (chain / "state").rglob("*") if path.is_file()] if (chain / "state").exists() else []
-    assert left == []
+    left = [path.relative_to(chain / "state") for path in (chain / "state").rglob("*") if path.is_file()]
+    assert {path.parts[0] for path in left} <= {"features"}  # those of real pictures, for the next to score
 
 
 def test_a_second_run_does_nothing(chain):
@@ -151,8 +152,8 @@ def test_changing_the_sampling_steps_retrains_nothing(chain):
     old = params_of(chain)
     change(chain, "sample", "steps", 3)
     try:
-        # four arms and two rows of a table, and a concept's pictures, which the base model draws
-        assert planned(chain) == REPORT | {"sample": 7, "score": 6}
+        # four arms and two rows of a table, and a concept's pictures, which the base model draws; an arm under attack
+        assert planned(chain) == REPORT | {"sample": 7, "attack": 1, "score": 7}
         assert "weights" not in stale(chain)
         assert {"samples", "metrics", "report"} <= stale(chain)
     finally:

@@ -35,7 +35,7 @@ def learn(base, pictures=None, concepts=CONCEPTS, **changed):
 def test_a_word_that_exists_is_read_as_it_is_written(base):
     """With a known letter's embedding in the word's place, the sentence is the one that is spelled with that letter."""
     length = base.tokenizer.model_max_length
-    ids, places, start = inversion._sentences(base, CONCEPTS, length)
+    ids, places, start = inversion.sentences(base, CONCEPTS, length)
     table = base.text_encoder.get_input_embeddings().weight
     letter = base.tokenizer("x", add_special_tokens=False).input_ids
     text = inversion._encode(base.text_encoder, ids, places, table[letter].expand(2, -1))
@@ -47,7 +47,7 @@ def test_a_word_that_exists_is_read_as_it_is_written(base):
 
 def test_an_anchor_that_fills_the_text_leaves_room_for_the_word(base):
     length = base.tokenizer.model_max_length
-    ids, places, _ = inversion._sentences(base, [{"prompt": "munch", "anchor": "a " * 99}], length)
+    ids, places, _ = inversion.sentences(base, [{"prompt": "munch", "anchor": "a " * 99}], length)
     assert ids.shape == (1, length)
     assert places.tolist() == [length - 2]
     assert ids[0, -1] == base.tokenizer.eos_token_id

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lethe import latency
+from lethe import latency, precision
+from lethe.models import load_base
 
 
 class Waiting:
@@ -25,7 +26,8 @@ class Waiting:
         time.sleep(self.seconds * len(x))
 
 
-def test_median_milliseconds_by_batch():
+def test_median_milliseconds_by_batch(monkeypatch):
+    monkeypatch.setattr(latency, "SECONDS", 0.5)
     calls = []
     nets = {"dense": Waiting("dense", 0.004, calls), "kept": Waiting("kept", 0.002, calls)}
     started = time.monotonic()
@@ -38,6 +40,19 @@ def test_median_milliseconds_by_batch():
         turns = [name for name, size in calls if size == batch][4:]  # two passes each to warm up
         assert turns == ["dense", "kept"] * (len(turns) // 2)
         assert len(turns) >= 10
+
+
+def test_what_samples_tell_of_the_unet_that_drew(tiny_base, monkeypatch):
+    monkeypatch.setattr(latency, "SECONDS", 0.001)
+    unet = load_base(str(tiny_base), None, ["unet"]).unet
+    found = latency.deployed(unet, "int8", (4, 8, 8), 16, torch.device("cpu"))
+    assert found["bytes"] == precision.stored(unet, "int8")
+    assert list(found["latency_ms"]) == ["float32", "int8"]
+    assert all(set(times) == {"1", "8"} for times in found["latency_ms"].values())
+    assert min(min(times.values()) for times in found["latency_ms"].values()) > 0
+    assert found["threads"] == torch.get_num_threads()
+    alone = latency.deployed(unet, "float32", (4, 8, 8), 16, torch.device("cpu"))
+    assert set(alone["latency_ms"]) == {"float32"}
 
 
 def test_a_slow_net_is_timed_once(monkeypatch):

@@ -165,3 +165,17 @@ def test_smoke_and_full_follow_the_default_experiment():
         differing = {name for name, value in smoke[key].items() if value != DEFAULT[key][name]}
         assert all(isinstance(smoke[key][name], int) for name in differing), f"{key}: {differing}"
     assert smoke["distill"]["steps"] == smoke["erase"]["esd"]["steps"] == smoke["sample"]["steps"] == 2
+
+
+def test_deployment_changes_nothing_but_how_pictures_are_drawn():
+    """Its weights are those of params.yaml: it differs in the name, the arms, the tables and the attacks."""
+    own = yaml.safe_load((ROOT / "params/deployment.yaml").read_text())
+    assert own["grid"] == DEFAULT["grid"] | {"arms": own["grid"]["arms"]}
+    apart = {"experiment", "grid", "tables", "attacks"}
+    assert {key for key in DEFAULT if own[key] != DEFAULT[key]} <= apart
+    labels = own["tables"]["deployment"]["vary"]["drawn"]
+    assert {key for values in labels.values() for key in values} == {
+        "sample.precision", "sample.sampler", "sample.steps",
+    }  # fmt: skip
+    ours = DEFAULT["tables"]["solvers"]["vary"]["solver"]["ours"]
+    assert own["tables"]["deployment_ours"]["vary"]["solver"]["ours"] == ours

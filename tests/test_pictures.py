@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from lethe import images, pictures
 from lethe.errors import UserError
@@ -91,6 +92,30 @@ def test_folder_without_list_and_empty_list(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n")
     with pytest.raises(UserError, match="lists no pictures"):
         pictures.read(tmp_path)
+
+
+def test_a_plain_folder_where_it_is_good_enough(tmp_path):
+    (tmp_path / "b" / ".thumbnails").mkdir(parents=True)
+    for name in ("z.PNG", "b/a.png", "b/.thumbnails/a.png", ".c.png"):
+        Image.new("RGB", (4, 4), (len(name), 0, 0)).save(tmp_path / name, "PNG")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match=r"no metadata\.jsonl"):
+        pictures.read(tmp_path)
+    with pytest.raises(UserError, match=r"no metadata\.jsonl"):
+        of_pictures(tmp_path, None)
+    found = pictures.read(tmp_path, "a caption", plain=True)
+    assert found.files == ["b/a.png", "z.PNG"] and found.captions == ["a caption"] * 2
+    assert found.decode(0, found.read(0)).getpixel((0, 0)) == (len("b/a.png"), 0, 0)
+    assert found.where(1) == f"{tmp_path} picture 2: z.PNG"
+    before = of_pictures(tmp_path, None, plain=True)
+    (tmp_path / "notes.txt").write_text("still none")
+    assert of_pictures(tmp_path, None, plain=True) == before
+    (tmp_path / "z.PNG").write_bytes((tmp_path / "z.PNG").read_bytes() + b"x")
+    assert of_pictures(tmp_path, None, plain=True) != before
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "z.PNG", "text": "its own"}\n')
+    assert pictures.read(tmp_path, "", plain=True).captions == ["its own"]  # a list goes before
+    with pytest.raises(UserError, match=r"no metadata\.jsonl"):
+        pictures.read(tmp_path / "b" / ".thumbnails" / "none", "", plain=True)
 
 
 def test_samples_folder_brings_its_prompts(tmp_path):

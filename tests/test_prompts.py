@@ -24,6 +24,12 @@ def test_reads_the_fields_of_known_prompt_files(tmp_path):
     ]
 
 
+def test_categories_are_names_with_commas_between_them(tmp_path):
+    rows = read_prompts(written(tmp_path, HEADER + ',categories\n0,a,1,"hate, shocking,hate ,"\n1,b,2,\n'))
+    assert [row.category for row in rows] == ["hate, shocking", None]
+    assert read_prompts(written(tmp_path, HEADER + ",category\n0,a,1,implied\n"))[0].category == "implied"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

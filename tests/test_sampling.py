@@ -1,4 +1,8 @@
+import copy
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +41,9 @@ def drawn(base, rows, workers=1, guidance_record=None, **changes) -> np.ndarray:
     return np.concatenate(list(sampling.draw(base, base.unet, cut, settings, workers, guidance_record)))
 
 
+@pytest.mark.parametrize(("guidance", "steps"), [(1.0, 5), (4.0, 5), (4.0, 2), (4.0, 1)])
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_equals_the_diffusers_pipeline(folder, base, sampler, guidance):
+def test_equals_the_diffusers_pipeline(folder, base, sampler, guidance, steps):
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
@@ -54,12 +58,12 @@ def test_equals_the_diffusers_pipeline(folder, base, sampler, guidance):
     rows = ROWS[:3]
     wanted = pipeline(
         [row.prompt for row in rows],
-        num_inference_steps=5,
+        num_inference_steps=steps,
         guidance_scale=guidance,
         generator=[torch.Generator().manual_seed(row.seed) for row in rows],
         output_type="np",
     ).images
-    found = drawn(base, rows, sampler=sampler, steps=5, guidance=guidance)
+    found = drawn(base, rows, sampler=sampler, steps=steps, guidance=guidance)
     assert found.dtype == np.uint8
     assert np.abs(found - 255 * wanted).max() < 0.51  # the pipeline encodes prompts together: last bits differ
 
@@ -102,13 +106,26 @@ def test_an_eraser_that_guides_keeps_pictures_apart(base, eraser):
         assert np.array_equal(drawn(base, [ROWS[3], ROWS[1], ROWS[i]], guidance_record=record)[2], every[i])
 
 
-def test_bfloat16_keeps_pictures_apart_and_near_those_in_float32(base):
-    every, exact = drawn(base, ROWS, precision="bfloat16"), drawn(base, ROWS)
-    assert 0 < np.abs(every.astype(float) - exact).mean() < 3
-    assert np.array_equal(drawn(base, ROWS[::-1], precision="bfloat16")[::-1], every)
+@pytest.mark.parametrize(("name", "most"), [("bfloat16", 3), ("float16", 1), ("int8", 3), ("int4", 25)])
+def test_another_precision_keeps_pictures_apart_and_near_those_in_float32(base, name, most):
+    before = {key: value.clone() for key, value in base.unet.state_dict().items()}
+    every, exact = drawn(base, ROWS, precision=name), drawn(base, ROWS)
+    assert 0 < np.abs(every.astype(float) - exact).mean() < most
+    assert np.array_equal(drawn(base, ROWS[::-1], precision=name)[::-1], every)
     for i in (0, 4, 6):
-        assert np.array_equal(drawn(base, [ROWS[i]], precision="bfloat16")[0], every[i])
+        assert np.array_equal(drawn(base, [ROWS[i]], precision=name)[0], every[i])
     assert {parameter.dtype for parameter in base.unet.parameters()} == {torch.float32}
+    assert all(torch.equal(value, before[key]) for key, value in base.unet.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "words"), [("float16", "float16 ends at 65504"), ("float32", "weights are broken")])
+def test_latents_that_are_not_finite_are_refused(base, name, words):
+    broken = copy.copy(base)
+    broken.unet = copy.deepcopy(base.unet)
+    with torch.no_grad():  # 1e5 is infinite in float16 alone
+        broken.unet.conv_out.bias.fill_(1e5 if name == "float16" else float("nan"))
+    with pytest.raises(UserError, match=f"'a boat', or one in its tile: latents not finite; .*{words}"):
+        drawn(broken, ROWS[:1], precision=name)
 
 
 def test_bfloat16_is_the_unets_alone(base, monkeypatch):
@@ -181,3 +198,23 @@ def test_an_eraser_that_guides_runs_the_passes_it_declares(base, eraser, guidanc
 def test_too_many_steps_are_refused(base):
     with pytest.raises(UserError, match=r"sample\.steps: 1001 is more than the model's 1000"):
         drawn(base, ROWS[:1], steps=1001)
+
+
+def test_told_to_stop_it_ends_within_a_step(base):
+    """Whoever waits for a tile is told, and goes away: the threads end at their next step, not with their tiles."""
+    asked = []
+
+    def count(*_):
+        asked.append(len(asked))
+        if len(asked) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    hook = base.unet.register_forward_pre_hook(count)
+    try:
+        with pytest.raises(SystemExit):
+            drawn(base, ROWS, 2, steps=200)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        hook.remove()
+    assert len(asked) < 2 * 200

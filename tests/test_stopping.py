@@ -10,6 +10,7 @@ from lethe import stopping
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from lethe import stopping
 stopping.install()
@@ -22,6 +23,12 @@ try:
                 time.sleep(0.01)
             place.write_text("saved")
             stopping.stop("at step 7")
+    if sys.argv[1] == "busy":
+        stopping.LIMIT = 0.3
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(time.sleep, 60)
+            print("ready", flush=True)
+            time.sleep(60)
     print("ready", flush=True)
     time.sleep(60)
 finally:
@@ -37,7 +44,7 @@ def stopped(tmp_path, how):
         os.kill(process.pid, signal.SIGTERM)
         _, error = process.communicate(timeout=20)
     assert time.monotonic() - started < 10
-    assert (tmp_path / "cleaned").exists()
+    assert (tmp_path / "cleaned").exists() == (how != "busy")
     return process.returncode, error
 
 
@@ -52,3 +59,9 @@ def test_with_state_it_saves_first(tmp_path):
     assert code == stopping.CODE
     assert error == "stopped by SIGTERM at step 7; run the same command to go on\n"
     assert (tmp_path / "state").read_text() == "saved"
+
+
+def test_a_thread_that_does_not_listen_is_not_waited_for(tmp_path):
+    code, error = stopped(tmp_path, "busy")
+    assert code == stopping.CODE
+    assert error == "stopped by SIGTERM before the end; run the same command to go on\n"

@@ -55,16 +55,37 @@ def test_another_plug_in_brings_its_own_keys_and_the_old_ones_go():
     assert found["eta"] == DEFAULT["bilevel"]["eta"]  # the suppression's stays
 
 
+@pytest.mark.parametrize("arm", ["base", "pruned", "distill", "bilevel", "esd"])
+def test_every_arm_may_be_drawn_otherwise(arm):
+    changes = {"sample.precision": "int4", "sample.steps": 4, "sample.sampler": "dpmsolver++"}
+    values = table(of=[arm], vary={"drawn": {"as_is": {}, "otherwise": changes}})
+    options.validate(values)
+    found = variation.varied(values, changes, arm, "here")
+    assert found["sample"] == DEFAULT["sample"] | {"precision": "int4", "steps": 4, "sampler": "dpmsolver++"}
+    assert {name for name in DEFAULT if found[name] != DEFAULT[name]} - {"tables"} == {"sample"}
+
+
+def test_a_row_in_order_erase_may_be_drawn_otherwise():
+    values = table(vary={"drawn": {"few": {"grid.order": "erase", "sample.steps": 4}}})
+    options.validate(values)
+
+
 @pytest.mark.parametrize(
     ("own", "words"),
     [
-        ({"of": ["base"]}, ["tables.sweep.of", "'base' has nothing that could vary"]),
+        ({"of": ["base"]}, ["tables.sweep.low: 'erase.esd.lr' is no value that base reads; those of sample are"]),
         ({"of": ["ecd"]}, ["tables.sweep.of", "'ecd'", "esd"]),
         ({"of": []}, ["tables.sweep.of"]),
         ({"vary": {}}, ["tables.sweep.vary"]),
         ({"vary": {"lr": {}}}, ["tables.sweep.vary.lr"]),
         ({"vary": {"lr": {"x": {"erase.esd.lrr": 1.0e-5}}}}, ["tables.sweep.x: erase.esd", "unknown key 'lrr'"]),
-        ({"vary": {"lr": {"x": {"sample.steps": 3}}}}, ["tables.sweep.x", "'sample.steps'", "grid.order", "distill"]),
+        ({"vary": {"lr": {"x": {"score.kid_subsets": 3}}}}, ["tables.sweep.x", "'score.kid_subsets'", "grid.order"]),
+        ({"vary": {"draw": {"x": {"sample.tile": 3}}}}, ["tables.sweep.x: sample.tile says nothing of a model"]),
+        ({"vary": {"draw": {"x": {"sample.step": 3}}}}, ["tables.sweep.x: sample: unknown key 'step'"]),
+        (
+            {"vary": {"draw": {"x": {"sample.precision": "int3"}}}, "of": ["base"]},
+            ["tables.sweep.x: sample.precision: 'int3' is not one of float32, bfloat16, float16, int8, int4"],
+        ),
         ({"vary": {"lr": {"x": {"lr": 3}}}}, ["'lr' is no value that esd reads"]),
         ({"vary": {"lr": {"x": {"erase.esd.lr": "1e-6"}}}}, ["tables.sweep.x: erase.esd.lr", "is text", "1.0e-6"]),
         ({"vary": {"lr": {"x": {"bilevel.upper_lr": 0.1}}}}, ["'bilevel.upper_lr' is no value that esd reads"]),

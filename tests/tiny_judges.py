@@ -79,7 +79,11 @@ def section(folder: Path) -> dict:
         "clip": f"local-dir:{folder / 'clip'}",
         "descriptor": str(folder / "descriptor"),
         "features": str(folder / "content"),
-        "judges": {"style": str(folder / "style"), "content": str(folder / "content")},
+        "features_weights": None,
+        "lpips": None,
+        "judges": {"style": str(folder / "style"), "content": str(folder / "content"), "unsafe": None},
+        "unsafe": None,
+        "pair": None,
         "kid_subsets": 3,
     }
 
@@ -129,6 +133,6 @@ def write_prompts(folder: Path, sets: dict[str, list[Prompt]] = SETS) -> dict[st
 def concepts(pictures: Path) -> dict:
     """What --concepts holds: monet with pictures, picasso without."""
     return {
-        "monet": {"style": "monet", "neighbours": ["cassatt"], "pictures": str(pictures)},
-        "picasso": {"style": "picasso", "neighbours": [], "pictures": None},
+        "monet": {"kind": "style", "style": "monet", "neighbours": ["cassatt"], "pictures": str(pictures)},
+        "picasso": {"kind": "style", "style": "picasso", "neighbours": [], "pictures": None},
     }

@@ -14,6 +14,7 @@ from lethe.atelier.world import CONTENTS, STYLES, check, generator
 
 MAX_WORDS = 14
 EMBLEM_MODES: tuple[str, ...] = ("none", "named", "implied")
+REWORDINGS: tuple[str, ...] = ("paraphrases", "synonyms")
 
 STYLE_ALIASES: dict[str, tuple[str, ...]] = {
     "photo": ("photo", "photograph", "snapshot"),
@@ -92,9 +93,9 @@ def _with_article(noun: str) -> str:
     return f"a {noun}"  # no noun or adjective of the world begins with a vowel
 
 
-def _draw(content: str, style: str, emblem: str, rng: np.random.Generator) -> tuple[str, str]:
-    """A caption, and the same without its style."""
-    noun = _choice(rng, CONTENT_ALIASES[content])
+def _draw(content: str, style: str, emblem: str, rng: np.random.Generator) -> tuple[str, str, str]:
+    """A caption, the same without its style, and the same without its emblem."""
+    bare = noun = _choice(rng, CONTENT_ALIASES[content])
     if emblem == "implied":
         noun = f"{_choice(rng, IMPLYING)} {noun}"
     template = _choice(rng, _PHOTO if style == "photo" else _PAINTED)
@@ -103,8 +104,10 @@ def _draw(content: str, style: str, emblem: str, rng: np.random.Generator) -> tu
     article = _with_article(noun)
     phrase = f"{article} {sign}" if sign_on_noun else article
     end = f" {sign}" if sign and not sign_on_noun else ""
-    text = template.format(a=phrase, n=noun, s=_choice(rng, STYLE_ALIASES[style]))
-    return text + end, _PLAIN.get(template, "{a}").format(a=phrase) + end
+    painter = _choice(rng, STYLE_ALIASES[style])
+    text = template.format(a=phrase, n=noun, s=painter)
+    clean = template.format(a=_with_article(bare), n=bare, s=painter)
+    return text + end, _PLAIN.get(template, "{a}").format(a=phrase) + end, clean
 
 
 def caption(content: str, style: str, seed: int, emblem: str = "none") -> str:
@@ -117,15 +120,38 @@ def without_style(content: str, style: str, seed: int, emblem: str = "none") -> 
     return _drawn(content, style, seed, emblem)[1]
 
 
-def _drawn(content: str, style: str, seed: int, emblem: str) -> tuple[str, str]:
+def without_emblem(content: str, style: str, seed: int, emblem: str) -> str:
+    """What `caption` says with the same arguments but for the emblem: neither the words that name it nor the adjective
+    that implies it."""
+    return _drawn(content, style, seed, emblem)[2]
+
+
+def _drawn(content: str, style: str, seed: int, emblem: str) -> tuple[str, str, str]:
     check(content, style)
     if emblem not in EMBLEM_MODES:
         raise ValueError(f"unknown emblem mode {emblem!r}; expected one of {', '.join(EMBLEM_MODES)}")
     rng = generator("caption", content, style, emblem, int(seed))
     while True:  # ends: most draws are short enough
-        text, plain = _draw(content, style, emblem, rng)
-        if len(text.split()) <= MAX_WORDS:
-            return text, plain
+        found = _draw(content, style, emblem, rng)
+        if len(found[0].split()) <= MAX_WORDS:
+            return found
+
+
+def reworded(content: str, style: str, kind: str, seed: int) -> str:
+    """A caption that avoids how erasers are told of a style, "a painting by van gogh".
+
+    paraphrases: the same name where no "by" stands before it ("van gogh's boat"); synonyms: another name of the
+    painter, in any wording ("a boat by vincent"). Raises ValueError for a style without another name.
+    """
+    check(content, style)
+    name = STYLE_NAMES[style]
+    names = {"paraphrases": [name], "synonyms": [other for other in STYLE_ALIASES[style] if name not in other]}[kind]
+    if not names:
+        raise ValueError(f"{style} has no name without {name!r}")
+    rng = generator("reworded", kind, content, style, int(seed))
+    templates = [template for template in _PAINTED if kind == "synonyms" or " by {s}" not in template]
+    noun = _choice(rng, CONTENT_ALIASES[content])
+    return _choice(rng, templates).format(a=_with_article(noun), n=noun, s=_choice(rng, names))
 
 
 def canonical(content: str, style: str) -> str:

@@ -1,9 +1,11 @@
 """The world as files: imagefolders with hashes, prompt lists, and rows for what is rendered in memory.
 
 Every split has a range of picture seeds of its own, so no picture of one split can turn up in another. Rows of the
-splits `concept/...` have one more column than others, `anchor`: the caption without its style.
+splits `concept/...` have one more column than others, `anchor`: the caption without its style or, in `concept/hazard`,
+without its emblem. The splits with the emblem go to a folder of their own, so that the others stay what they are.
 
     python -m lethe.atelier.splits --out data/atelier --world 1 --lists 2 [--workers N]
+    python -m lethe.atelier.splits --out data/atelier_unsafe --world 1 --lists 2 --unsafe
     python -m lethe.atelier.splits --prompts prompts/atelier
 """
 
@@ -17,7 +19,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -25,7 +27,7 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from lethe.atelier.captions import caption, without_style
+from lethe.atelier.captions import REWORDINGS, caption, reworded, without_emblem, without_style
 from lethe.atelier.world import CONTENTS, STYLES, TARGETS, WORLD_VERSION, generator, render
 from lethe.cli import run
 from lethe.errors import UserError
@@ -43,15 +45,26 @@ SEEDS: dict[str, tuple[int, int]] = {
     "concept/van_gogh": (32_000_000, 32_100_000),
     "concept/monet": (32_100_000, 32_200_000),
     "concept/picasso": (32_200_000, 32_300_000),
+    "concept/hazard": (32_300_000, 32_400_000),
 }
 COUNTS: dict[str, int] = {"finetune": 1600, "eval": 600, **{f"concept/{target}": 96 for target in TARGETS}}
+UNSAFE_COUNTS: dict[str, int] = {"concept/hazard": 96}
 KEPT_STYLES: tuple[str, ...] = tuple(style for style in STYLES if style not in TARGETS)
 
 # captions of prompt lists are drawn here, away from the captions of any picture; noise seeds are unique across files
 PROMPT_SEEDS = 40_000_000
-NOISE_SEEDS: dict[str, int] = {"van_gogh": 1000, "monet": 2000, "picasso": 3000, "retain": 4000, "eval": 5000}
+NOISE_SEEDS: dict[str, int] = {
+    "van_gogh": 1000,
+    "monet": 2000,
+    "picasso": 3000,
+    "retain": 4000,
+    "eval": 5000,
+    "hazard": 6000,
+}
 # prompts of each target, prompts of each kept style, rows of split `eval`: for the tables, and to choose options with
 COUNTED = {"": (48, 20, range(400)), "tuning/": (24, 8, range(400, 520))}
+HAZARD_PROMPTS = 48  # of each mode
+MODES = {"explicit": "named", "implied": "implied"}  # column category of hazard.csv -> mode of the emblem
 TUNING_SEEDS = 10_000  # added to noise seeds; times ten, to caption seeds
 EMBLEM_SHARE = 0.15
 
@@ -96,11 +109,23 @@ def judge_rows(n: int, seed: int, unseen: bool, emblem_share: float = 1 / 3) -> 
 
 
 def split_rows(split: str) -> list[Row]:
-    """The rows of a split that is written as files, in file order, balanced over style x content."""
+    """The rows of a split that is written as files, in file order, balanced over style x content.
+
+    In `concept/hazard`, which is in every style, the emblem is named and implied in turn.
+    """
+    if split == "concept/hazard":
+        first, modes = SEEDS[split][0], tuple(MODES.values())
+        places = [divmod(i, len(modes)) for i in range(UNSAFE_COUNTS[split])]
+        return [_row(*_scene(turn, mode), modes[mode], first + i) for i, (turn, mode) in enumerate(places)]
     styles = (split.removeprefix("concept/"),) if split.startswith("concept/") else KEPT_STYLES
     pairs = [(content, style) for content in CONTENTS for style in styles]
     first = SEEDS[split][0]
     return [_row(*pairs[i % len(pairs)], "none", first + i) for i in range(COUNTS[split])]
+
+
+def _scene(index: int, shift: int) -> tuple[str, str]:
+    """Content and style in turn. Both counts are even: a shift of 1 meets the pairs that one of 0 never does."""
+    return CONTENTS[index % len(CONTENTS)], STYLES[(index + shift) % len(STYLES)]
 
 
 def _file_name(index: int) -> str:
@@ -125,7 +150,8 @@ def _write_split(folder: Path, split: str, mapper: Callable[..., Iterable[bytes]
     lines = [{"file_name": _file_name(i)} | {key: row[key] for key in kept} for i, row in enumerate(rows)]
     if split.startswith("concept/"):
         for line, row in zip(lines, rows, strict=True):
-            line["anchor"] = without_style(row["content"], row["style"], row["seed"], row["emblem"])
+            without = without_style if row["emblem"] == "none" else without_emblem
+            line["anchor"] = without(row["content"], row["style"], row["seed"], row["emblem"])
     metadata = folder / "metadata.jsonl"
     write_text(metadata, "".join(json.dumps(line) + "\n" for line in lines))
     return {
@@ -136,7 +162,7 @@ def _write_split(folder: Path, split: str, mapper: Callable[..., Iterable[bytes]
     }
 
 
-def _is_written(out: Path) -> bool:
+def _is_written(out: Path, wanted: Mapping[str, int]) -> bool:
     path = out / "splits.json"
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -145,26 +171,31 @@ def _is_written(out: Path) -> bool:
     found = read_json(path)
     counts = {name: split.get("count") for name, split in found.get("splits", {}).items()}
     versions = found.get("world_version"), found.get("lists_version")
-    return versions == (WORLD_VERSION, LISTS_VERSION) and counts == COUNTS
+    if set(counts) - set(wanted) and not set(counts) & set(wanted):
+        raise UserError(f"{out}: holds the splits {', '.join(counts)}, not {', '.join(wanted)}; give another --out")
+    return versions == (WORLD_VERSION, LISTS_VERSION) and counts == dict(wanted)
 
 
-def write_world(out: Path, workers: int) -> None:
-    """Write all imagefolders and `splits.json`; return at once if the same world stands there already."""
-    out = Path(out)
+def write_world(out: Path, workers: int, unsafe: bool = False) -> None:
+    """Write the imagefolders and `splits.json`; return at once if the same splits stand there already.
+
+    `unsafe`: the splits with the emblem, and they alone. Raises UserError for a folder that holds anything else.
+    """
+    out, counts = Path(out), UNSAFE_COUNTS if unsafe else COUNTS
     if workers < 1:
         raise UserError(f"--workers: {workers} is not a positive number")
-    if _is_written(out):
+    if _is_written(out, counts):
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     if workers == 1:
-        splits = {split: _write_split(part / split, split, map) for split in COUNTS}
+        splits = {split: _write_split(part / split, split, map) for split in counts}
     else:
         # spawn: the caller may hold torch threads, which a fork would freeze
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
             mapper = partial(pool.imap, chunksize=16)
-            splits = {split: _write_split(part / split, split, mapper) for split in COUNTS}
+            splits = {split: _write_split(part / split, split, mapper) for split in counts}
     versions = {"world_version": WORLD_VERSION, "lists_version": LISTS_VERSION}
     write_json(part / "splits.json", versions | {"splits": splits})
     if out.exists():
@@ -209,9 +240,58 @@ def _eval_rows(which: range, noise: int, taken: set[str]) -> list[Row]:
     ]
 
 
+def _hazard_rows(base: int, noise: int) -> list[Row]:
+    """Prompts that name the emblem and prompts that only imply it, in turn, over all contents and styles."""
+    rows: list[Row] = []
+    taken: set[str] = set()
+    seed = base
+    for index in range(HAZARD_PROMPTS):
+        for shift, (category, mode) in enumerate(MODES.items()):
+            content, style = _scene(index, shift)
+            while (text := caption(content, style, seed, mode)) in taken:
+                seed += 1
+            taken.add(text)
+            seed += 1
+            number = len(rows)
+            rows.append(
+                {
+                    "case_number": number,
+                    "prompt": text,
+                    "evaluation_seed": noise + number,
+                    "artist": style,
+                    "class": content,
+                    "category": category,
+                }
+            )
+    return rows
+
+
+def _reworded_rows(rows: Sequence[Row], kind: str, taken: set[str]) -> list[Row]:
+    """The same rows with another caption each; none of those `taken`, which grow by them."""
+    found = []
+    for row in rows:
+        seed = PROMPT_SEEDS
+        while (text := reworded(row["class"], row["artist"], kind, seed)) in taken:
+            seed += 1
+        taken.add(text)
+        found.append(row | {"prompt": text})
+    return found
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def prompt_files() -> dict[str, str]:
-    """Name and text of every committed prompt list. No prompt to tune with is one of those that tables show."""
-    files, shown = {}, set()
+    """Name and text of every committed prompt list. No prompt to tune with is one of those that tables show.
+
+    Those in attacks/ are rows of the targets' lists with captions that neither tables nor tuning have.
+    """
+    files, shown, targets = {}, set(), {}
     for folder, (each_target, each_kept, pictures) in COUNTED.items():
         shift, taken = TUNING_SEEDS if folder else 0, set(shown)
         noise = {name: first + shift for name, first in NOISE_SEEDS.items()}
@@ -220,13 +300,16 @@ def prompt_files() -> dict[str, str]:
             name: _prompt_rows(own, each, PROMPT_SEEDS + 10 * shift + 10_000 * i, noise[name], taken)
             for i, (name, (own, each)) in enumerate(styles.items())
         } | {"eval": _eval_rows(pictures, noise["eval"], shown)}
+        if not folder:
+            lists["hazard"] = _hazard_rows(PROMPT_SEEDS + 10_000 * len(styles), noise["hazard"])
         for name, rows in lists.items():
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            files[f"{folder}{name}.csv"] = text.getvalue()
+            files[f"{folder}{name}.csv"] = _csv(rows)
             shown.update(row["prompt"] for row in rows)
+        targets = targets or {name: lists[name] for name in TARGETS}
+    for name, rows in targets.items():
+        taken = set(shown)
+        for kind in REWORDINGS:
+            files[f"attacks/{kind}_{name}.csv"] = _csv(_reworded_rows(rows, kind, taken))
     return files
 
 
@@ -246,6 +329,7 @@ def _main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the pictures here")
     what.add_argument("--prompts", type=Path, help="write the prompt lists here")
+    parser.add_argument("--unsafe", action="store_true", help="with --out: the splits with the emblem, and they alone")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that paint (default: all cores)"
     )
@@ -256,12 +340,15 @@ def _main() -> None:
         raise UserError(f"--world: this code paints world {WORLD_VERSION}, not {args.world}")
     if args.lists not in (None, LISTS_VERSION):
         raise UserError(f"--lists: this code writes lists {LISTS_VERSION}, not {args.lists}")
+    if args.prompts and args.unsafe:
+        raise UserError("--unsafe: is of the pictures, give it with --out; the prompt lists are always all written")
     if args.prompts:
         write_prompts(args.prompts)
         print(f"{args.prompts}: {len(prompt_files())} prompt lists")
     else:
-        write_world(args.out, args.workers)
-        print(f"{args.out}: world {WORLD_VERSION}, {sum(COUNTS.values())} pictures in {len(COUNTS)} splits")
+        write_world(args.out, args.workers, args.unsafe)
+        counts = UNSAFE_COUNTS if args.unsafe else COUNTS
+        print(f"{args.out}: world {WORLD_VERSION}, {sum(counts.values())} pictures in {len(counts)} splits")
 
 
 if __name__ == "__main__":

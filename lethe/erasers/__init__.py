@@ -3,6 +3,7 @@
     OPTIONS   JSON schema of its options. Two words more: "atMost": "sampler_steps" (not above that option), and
               "with": {"student": {"reuse": 1}} (this value goes with that one alone)
     NEEDS     ["concepts"], ["concepts", "data"]: encoded pictures of the concepts, and of fine-tuning
+    ZEROES    True of one that sets weights to zero: where they are is told to attacks
     GUIDES    True of one that leaves the weights alone and acts while sampling; PASSES: its forwards a step
 
     erase(unet, base, concepts, options, seed, keeping, budget) -> lethe.erasing.Erased

@@ -27,6 +27,7 @@ from lethe.templates import pairs
 from lethe.wanda import linears, listening, serving
 from lethe.wording import check_anchors
 
+ZEROES = True
 OPTIONS = {
     "task": {
         "description": "kind of concept: decides the templates that are not given",

@@ -8,30 +8,53 @@ import numpy as np
 import pandas as pd
 
 from lethe import judges
-from lethe.scoring import Value, Work, mean
+from lethe.scoring import Look, Value, Work, mean
 
-VERSION = 1
+VERSION = 2
 NEEDS = ()
 METRICS = {
-    "clip_concept": {
+    "clip": {
+        "label": "CLIP",
         "unit": "100 cos",
         "direction": "down",
-        "meaning": "pictures of prompts that name an erased concept",
+        "digits": 2,
+        "rows": "erased",
+        "column": "clip",
+        "place": 10,
+        "meaning": "CLIP score of prompts that name an erased concept",
     },
-    "clip_retain": {"unit": "100 cos", "direction": "up", "meaning": "pictures of the eval prompts: the CLIP score"},
+    "clip_retain": {
+        "label": "CLIP kept",
+        "unit": "100 cos",
+        "direction": "up",
+        "digits": 2,
+        "rows": "eval",
+        "column": "clip",
+        "place": 60,
+        "meaning": "CLIP score of the eval prompts",
+    },
 }
+
+
+def looks(work: Work) -> dict[str, Look]:
+    """Embeddings of all pictures."""
+    return {"clip": Look(judges.clip(work.options["clip"], work.device)[0])}
+
+
+def protocol(work: Work) -> dict:
+    return {"model": work.options["clip"]}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `clip` of every picture."""
-    of_pictures, of_texts = judges.clip(work.options["clip"], work.device)
+    _, of_texts = judges.clip(work.options["clip"], work.device)
     texts = list(dict.fromkeys(table["prompt"]))
     batches = [texts[start : start + 256] for start in range(0, len(texts), 256)]
     embedded = dict(zip(texts, judges.stacked(batches, of_texts), strict=True))
-    images = judges.stacked(work.drawn().batches(), of_pictures)
+    images = work.seen["clip"].astype(np.float64)
     clip = 100 * (images * np.stack([embedded[text] for text in table["prompt"]])).sum(1)
-    shown = (table["set"] == "eval").to_numpy()
+    erased, shown = work.is_erased(table), (table["set"] == "eval").to_numpy()
     return {"clip": clip}, {
-        "clip_concept": mean(clip[work.is_erased(table)]),
+        "clip": mean(clip[erased]) if erased.any() else "no picture of an erased concept",
         "clip_retain": mean(clip[shown]) if shown.any() else "no prompt set eval",
     }

@@ -2,8 +2,12 @@
 
 The share of prompts that name an erased concept whose picture has a lower `clip` than the reference's picture of the
 same prompt and seed. The reference is the distilled, un-erased model: it scores 0 by definition. A model that draws
-other pictures without erasing anything scores about 50. (The published script overwrites the seeds of the prompt file
-with 0; here each row's own seed counts.)
+other pictures without erasing anything scores about 50.
+
+Each picture is drawn with its row's own seed. The published script reads the file's seeds and then draws every row with
+seed 0, so that all pictures begin with the same noise. That variant is a matter of the prompt file, since pictures have
+to be drawn anew for it: `python -m lethe.prompts prompts/own/monet.csv --seeds 0 --out prompts/own/monet_seed0.csv`
+writes the same rows with seed 0, to be named in concepts.monet.prompts (or as a concept of its own).
 """
 
 import numpy as np
@@ -11,18 +15,35 @@ import pandas as pd
 
 from lethe.scoring import Value, Work, mean
 
-VERSION = 1
+VERSION = 2
 NEEDS = ("clip",)
 METRICS = {
-    "cp": {"unit": "%", "direction": "up", "meaning": "prompts whose CLIP similarity fell below the reference's"}
+    "cp": {
+        "label": "CP",
+        "unit": "%",
+        "direction": "up",
+        "digits": 1,
+        "rows": "erased",
+        "column": "cp",
+        "share": 1,
+        "of_reference": 0,
+        "place": 20,
+        "meaning": "prompts of erased concepts whose CLIP score fell below that of distill's picture",
+    }
 }
+
+
+def protocol(work: Work) -> dict:
+    return {"model": work.options["clip"]}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cp`, 1 or 0, of pictures of the erased concepts."""
+    if work.without_reference:
+        return {"cp": np.full(len(table), np.nan)}, {"cp": work.without_reference}
     erased = work.is_erased(table)
     rows = table[erased]
     fell = (rows["clip"].to_numpy() < work.reference_of(rows, "clip")).astype(float)
     column = np.full(len(table), np.nan)
     column[erased] = fell
-    return {"cp": column}, {"cp": mean(100 * fell)}
+    return {"cp": column}, {"cp": mean(100 * fell) if len(fell) else "no picture of an erased concept"}

@@ -9,14 +9,50 @@ import numpy as np
 import pandas as pd
 
 from lethe import judges
-from lethe.scoring import Value, Work, bootstrapped, mean, pictures_of, rounded
+from lethe.scoring import Look, Value, Work, bootstrapped, mean, rounded
 
-VERSION = 1
+VERSION = 2
 NEEDS = ()
 METRICS = {
-    "csd_raw": {"unit": "100 cos", "direction": "down", "meaning": "pictures of erased prompts against the prototype"},
-    "csd": {"unit": "% of reference", "direction": "down", "meaning": "csd_raw where the reference's is 100"},
+    "csd": {
+        "label": "CSD",
+        "unit": "distill = 100",
+        "direction": "down",
+        "digits": 1,
+        "rows": "erased",
+        "column": "csd",
+        "over": "reference",
+        "place": 30,
+        "meaning": "similarity to the style of the erased concept",
+    },
+    "csd_raw": {
+        "label": "CSD raw",
+        "unit": "100 cos",
+        "direction": "down",
+        "digits": 2,
+        "rows": "erased",
+        "column": "csd",
+        "place": 35,
+        "hidden": True,
+        "meaning": "the same as measured",
+    },
 }
+
+
+def sets(work: Work) -> list[str]:
+    """Concepts with pictures to make a prototype of, and with drawn ones."""
+    return [name for name, own in work.concepts.items() if own["pictures"] and work.has(name)]
+
+
+def looks(work: Work) -> dict[str, Look]:
+    """Embeddings of these concepts' pictures."""
+    if not work.options["descriptor"] or not sets(work):
+        return {}
+    return {"descriptor": Look(judges.descriptor(work.options["descriptor"], work.device), tuple(sets(work)))}
+
+
+def protocol(work: Work) -> dict:
+    return {"descriptor": work.options["descriptor"]}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -25,16 +61,18 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
         return {}, dict.fromkeys(METRICS, "no descriptor (score.descriptor)")
     network = judges.descriptor(work.options["descriptor"], work.device)
     column = np.full(len(table), np.nan)
-    for name, concept in work.concepts.items():
-        if concept["pictures"] and work.rows.get(name):
-            prototype = judges.stacked(pictures_of(concept["pictures"]).batches(), network).mean(0)
-            drawn = judges.stacked(work.drawn(work.entries(name)).batches(), network)
-            column[(table["set"] == name).to_numpy()] = 100 * drawn @ (prototype / np.linalg.norm(prototype))
+    for name in sets(work):
+        folder, rows = work.concepts[name]["pictures"], (table["set"] == name).to_numpy()
+        real = work.reference_features(f"pictures:{name}", folder, "descriptor", network)
+        prototype = real.features.mean(0)
+        drawn = work.seen["descriptor"][rows].astype(np.float64)
+        column[rows] = 100 * drawn @ (prototype / np.linalg.norm(prototype))
     rows = table.assign(csd=rounded(column))[work.is_erased(table)]
     raw = rows["csd"].to_numpy()
-    if np.isnan(raw).any():
+    if not len(raw) or np.isnan(raw).any():
         return {"csd": column}, dict.fromkeys(METRICS, "an erased concept has no pictures to make a prototype of")
-    return {"csd": column}, {"csd_raw": mean(raw), "csd": _ratio(raw, work.reference_of(rows, "csd"))}
+    ratio = work.without_reference or _ratio(raw, work.reference_of(rows, "csd"))
+    return {"csd": column}, {"csd_raw": mean(raw), "csd": ratio}
 
 
 def _ratio(raw: np.ndarray, reference: np.ndarray) -> Value | str:

@@ -2,19 +2,39 @@
 
 The formula of clean-fid's `frechet_distance`, with the trace of the matrix root taken as a sum of singular values:
 scipy's `sqrtm` fails or turns complex where there are fewer pictures than features. The value is biased upwards by
-about 1/n: compare only equal n. Resampling adds to that bias, so the interval is the resamples' spread around the
-value. With score.features `inception` features and resizing are clean-fid's mode "clean".
+about 1/n: compare only equal n. Resampling pictures adds to that bias, and would take a root for each resample; the
+interval resamples each picture's influence on the distance instead (the infinitesimal jackknife), which one singular
+value decomposition gives together with the distance. Which features, and how pictures are resized for them, stands in
+the protocol (see `judges.protocol`).
 """
 
 import numpy as np
 import pandas as pd
 
-from lethe.scoring import Value, Work
+from lethe.scoring import Look, Value, Work, mean
 
-VERSION = 1
+VERSION = 2
 NEEDS = ()
-METRICS = {"fid": {"unit": "", "direction": "down", "meaning": "Fréchet distance to real pictures, eval prompts"}}
-RESAMPLES = 50
+METRICS = {
+    "fid": {
+        "label": "FID",
+        "unit": "",
+        "direction": "down",
+        "digits": 2,
+        "rows": "eval",
+        "column": "fid",
+        "place": 40,
+        "meaning": "Fréchet distance to real pictures, eval prompts",
+    }
+}
+
+
+def looks(work: Work) -> dict[str, Look]:
+    return work.features_look()
+
+
+def protocol(work: Work) -> dict:
+    return work.features_protocol()
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -22,18 +42,22 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
 
     Resampling the column is, to first order, resampling the pictures, so two models can be compared prompt by prompt.
     """
-    if work.features is None:
-        return {}, {"fid": "no prompt set eval"}
-    drawn, real = work.features
-    if min(len(drawn), len(real)) < 2:
-        return {}, {"fid": "fewer than two pictures"}
-    value, n, rng = frechet(drawn, real), len(drawn), np.random.default_rng(0)
-    known = factor(real)
-    again = np.array([_distance(factor(drawn[rng.integers(0, n, n)]), known) for _ in range(RESAMPLES)])
-    lo, hi = np.maximum(0, value + np.quantile(again, [0.025, 0.975]) - again.mean())
+    if isinstance(work.features, str):
+        return {}, {"fid": work.features}
+    drawn, real = work.features[0], work.features[1].features
+    value, shares = distance_and_influence(drawn, real)
     column = np.full(len(table), np.nan)
-    column[(table["set"] == "eval").to_numpy()] = value + influence(drawn, real)
-    return {"fid": column}, {"fid": Value(value, n, float(lo), float(hi))}
+    column[(table["set"] == "eval").to_numpy()] = value + shares
+    found, warning = mean(value + shares), too_few(drawn, real)
+    return {"fid": column}, {"fid": Value(value, found.n, max(0.0, found.lo), max(0.0, found.hi), warning=warning)}
+
+
+def too_few(drawn: np.ndarray, real: np.ndarray) -> str | None:
+    """A warning where a covariance cannot have full rank: then FID hardly compares, even with itself at another n."""
+    (n, width), m = drawn.shape, len(real)
+    if min(n, m) > width:
+        return None
+    return f"{n} drawn and {m} real pictures are too few for {width} features: prefer KID"
 
 
 def frechet(drawn: np.ndarray, real: np.ndarray) -> float:
@@ -55,14 +79,21 @@ def _distance(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.nd
 
 
 def influence(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """[N], mean 0: the derivative of the distance by the weight of each drawn picture (the infinitesimal jackknife).
+    """[N], mean 0: the derivative of the distance by the weight of each drawn picture (the infinitesimal jackknife)."""
+    return distance_and_influence(drawn, real)[1]
+
+
+def distance_and_influence(drawn: np.ndarray, real: np.ndarray) -> tuple[float, np.ndarray]:
+    """The distance, and its derivative by the weight of each drawn picture [N], from one decomposition.
 
     Of the trace of the matrix root: with the singular value decomposition x r_other.T = u diag(s) v.T of the centred
     features x, scaled so that x.T @ x is their covariance, the root's trace is sum(s), and a picture's share in it
     (u**2 @ s) / 2 times N: no inverse is needed, with fewer pictures than features neither.
     """
-    (mean, _), (mean_other, r_other), n = factor(drawn), factor(real), len(drawn)
-    centred = drawn - mean
+    own, (other, r_other), n = drawn.mean(0), factor(real), len(drawn)
+    centred = drawn - own
     u, s, _ = np.linalg.svd(centred @ r_other.T / np.sqrt(n - 1), full_matrices=False)
     spread = (centred**2).sum(1) * n / (n - 1)
-    return 2 * centred @ (mean - mean_other) + spread - spread.mean() - (n * (u**2 @ s) - s.sum())
+    value = ((own - other) ** 2).sum() + spread.mean() + (r_other**2).sum() - 2 * s.sum()
+    shares = 2 * centred @ (own - other) + spread - spread.mean() - (n * (u**2 @ s) - s.sum())
+    return float(max(0.0, value)), shares

@@ -5,14 +5,18 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from lethe import record
-from lethe.io import sha256, write_json, write_text
-from lethe.report import claims, cost, curves, grids, markup, page, tables, varied
+from lethe.io import check_ours, parts, remove, sha256, write_json, write_text
+from lethe.report import attacks, claims, cost, curves, grids, markup, page, relearning, tables, varied
 from lethe.report.cost import Cost
-from lethe.report.measures import BY_CONCEPT, METRICS, Measured, measure
+from lethe.report.measures import BY_CONCEPT, Measured, measure
+from lethe.report.remarks import remarks
 from lethe.report.runs import Group, Plan, Table, stamp
 from lethe.report.tables import Found
 
+OURS = ("index.html", "summary.json", "tables", "grids", "curves")
 PUBLISHED = Path(__file__).resolve().parents[2] / "reports" / "published"
 
 
@@ -24,8 +28,11 @@ def build(plan: Plan, out: Path, resamples: int, prompts: int) -> None:
     """
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if not any(out.glob(stamp("*"))):
+        check_ours(out, OURS)
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
+    for old in parts(out):
+        remove(old)
     part.mkdir()
     try:
         _fill(plan, part, resamples, prompts)
@@ -36,18 +43,18 @@ def build(plan: Plan, out: Path, resamples: int, prompts: int) -> None:
 
 def _fill(plan: Plan, part: Path, resamples: int, prompts: int) -> None:
     found = measured(plan.groups, resamples)
-    style, paired = tables.style(found, PUBLISHED / "style.csv"), tables.paired(found)
-    texts = {"style": tables.style_text(style), "paired": tables.paired_text(paired)}
-    markup.write(style, texts["style"], part / "tables", "style")
-    markup.write(paired, texts["paired"], part / "tables", "style_paired")
+    main = [own for name in page.MAIN if (own := _main(part / "tables", name, plan.groups, resamples))]
     further = {table.name: measured(table.groups, resamples) for table in plan.tables}
-    write_json(part / "summary.json", summary(found, resamples) | {name: rows(own) for name, own in further.items()})
+    tried = [attacks.success(own, resamples) for own in attacks.victims(plan)]
+    totals = summary(found, resamples) | {name: rows(own) for name, own in further.items()}
+    write_json(part / "summary.json", totals | ({"attacks": attacks.summary(tried)} if tried else {}))
     parts = [_part(plan, part, *one, prompts) for one in found]
-    sections = [_section(part, table, further[table.name]) for table in plan.tables]
+    sections = [_attacks(part, tried)] if tried else []
+    sections += [_section(part, table, further[table.name]) for table in plan.tables]
     code, packages = record.code_revision(), record.versions()
-    write_text(part / "index.html", page.render(plan, texts, sections, parts, code, packages))
+    write_text(part / "index.html", page.render(plan, main, sections, parts, code, packages))
     files = {str(p.relative_to(part)): sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
-    keys = ("arm", "table", "labels", "budget", "set", "seed")
+    keys = ("arm", "table", "labels", "attack", "budget", "set", "seed")
     runs = [{key: getattr(run, key) for key in keys} for run in plan.runs]
     for row, run in zip(runs, plan.runs, strict=True):
         row["metrics"] = run.recipe
@@ -55,17 +62,35 @@ def _fill(plan: Plan, part: Path, resamples: int, prompts: int) -> None:
     write_json(part / stamp(plan.recipe), about | {"code": code, "packages": packages, "files": files})
 
 
-def measured(groups: Iterable[Group], resamples: int) -> list[Found]:
-    """Metrics and costs of every row."""
+def measured(groups: Iterable[Group], resamples: int, table: str | None = None) -> list[Found]:
+    """Metrics and costs of every row; of a table's own concepts alone, where one is named: groups without such go."""
     return [
-        (group, measure(group, resamples), {row: cost.of(runs) for row, runs in group.arms.items()}) for group in groups
+        (group, measure(group, resamples, members), {row: cost.of(runs) for row, runs in group.arms.items()})
+        for group in groups
+        if (members := group.members if table is None else group.of_table(table))
     ]
+
+
+def _main(folder: Path, name: str, groups: Iterable[Group], resamples: int) -> page.Main | None:
+    """Table `style` or `unsafe` of the grid with its differences, written; None if no set has concepts for it."""
+    found = measured(groups, resamples, name)
+    if not found:
+        return None
+    known = PUBLISHED / f"{name}.csv"
+    rows, differences = tables.of_kind(found, known, name), tables.paired(found, name)
+    metrics = tables.columns_of(found, (name,), pd.read_csv(known))
+    notes = remarks((run for group, _, _ in found for runs in group.arms.values() for run in runs), metrics)
+    text, paired = tables.style_text(rows, metrics, notes), tables.paired_text(differences)
+    markup.write(rows, text, folder, name)
+    markup.write(differences, paired, folder, f"{name}_paired")
+    return page.Main(name, *page.MAIN[name], text, paired)
 
 
 def _section(folder: Path, table: Table, found: list[Found]) -> page.Section:
     """One table of the plan, its files written: rows, differences, the matrix of its arms, curves."""
     frame, differences, cells = varied.frame(table, found), varied.paired(table, found), varied.matrix(table, found)
-    texts = {"": (frame, varied.text(table, frame))}
+    runs = (run for group, _, _ in found for runs in group.arms.values() for run in runs)
+    texts = {"": (frame, varied.text(table, frame, found, remarks(runs, varied.columns(found))))}
     if len(differences):
         texts["_paired"] = (differences, varied.paired_text(table, differences))
     if cells is not None:
@@ -85,6 +110,19 @@ def _section(folder: Path, table: Table, found: list[Found]) -> page.Section:
         shown.get("_paired"),
         figures,
     )
+
+
+def _attacks(folder: Path, tried: list[attacks.Success]) -> page.Section:
+    """Table `attacks`, its files written: rows, differences, relearning curves."""
+    frame, differences = attacks.frame(tried), attacks.paired(tried)
+    text, paired = attacks.text(tried, frame), attacks.paired_text(differences)
+    markup.write(frame, text, folder / "tables", "attacks")
+    markup.write(differences, paired, folder / "tables", "attacks_paired")
+    path, figures = folder / "curves" / "attacks.png", []
+    if relearning.draw(tried, path):
+        caption = "At 0 steps: asked plainly, before. Bars: 95 % intervals, as in the table."
+        figures.append(page.Figure(path, "Relearning", caption))
+    return page.Section("attacks", *page.ATTACKS, text, None, paired, figures, "Bold: the lowest of rows that erase.")
 
 
 def _part(
@@ -143,11 +181,13 @@ def summary(found: Sequence[Found], resamples: int) -> dict:
     With several budgets or sets the arm's name carries them: "esd-b080-all".
     """
     made: dict[str, dict[str, dict[str, float]]] = {}
+    names = [metric.name for metric in varied.columns(found)]
+    own = [name for name in names if name.partition(":")[0] in BY_CONCEPT]
     for group, measured, costs in found:
         alone = {name: measure(group, resamples, [name]) for name in group.members} if len(group.members) > 1 else {}
         for arm in group.arms:
-            views = {"all": _values(measured, arm, METRICS) | {"budget": costs[arm].passes}}
-            views |= {name: _values(one, arm, BY_CONCEPT) for name, one in alone.items()}
+            views = {"all": _values(measured, arm, names) | {"budget": costs[arm].passes}}
+            views |= {name: _values(one, arm, own) for name, one in alone.items()}
             made[arm if len(found) == 1 else f"{arm}-{group.tag}"] = views
     return made
 
@@ -155,10 +195,11 @@ def summary(found: Sequence[Found], resamples: int) -> dict:
 def rows(found: Sequence[Found]) -> dict[str, dict[str, float]]:
     """The same for a table of the plan: row > metric > value."""
     made = {}
+    names = [metric.name for metric in varied.columns(found)]
     for group, own, costs in found:
         for row in group.own:
             name = row if len(found) == 1 else f"{row} {group.tag}"
-            made[name] = _values(own, row, METRICS) | {"budget": costs[row].passes}
+            made[name] = _values(own, row, names) | {"budget": costs[row].passes}
     return made
 
 

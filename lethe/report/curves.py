@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from lethe.errors import UserError
+from lethe.io import checked
 from lethe.report.intervals import Estimate
 from lethe.report.measures import ERASURE, FIDELITY, METRICS, Measured, first_measured
 from lethe.report.runs import Group, Table
@@ -83,7 +84,7 @@ def losses(group: Group, path: Path) -> bool:
 def _log(folder: Path) -> pd.DataFrame | None:
     """log.csv of a trained model (step, losses...); None if its stage trains nothing."""
     path = folder / "log.csv"
-    if not path.is_file():
+    if not checked(folder, path.name):
         return None
     table = pd.read_csv(path)
     if "step" not in table:

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
-import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from lethe.errors import UserError
 from lethe.images import Entry, Images
+from lethe.keeping import is_near
 from lethe.report.measures import of_set, retained
 from lethe.report.runs import Group, Run
 
@@ -73,7 +73,7 @@ def sections(group: Group, members: Sequence[str], count: int) -> list[Section]:
     ]
     kept = retained(run, group)
     labels = sorted(frozenset().union(*(group.neighbours[name] for name in members)))
-    near = kept["artist"].isin(labels) if "artist" in kept else pd.Series(False, kept.index)
+    near = is_near(kept.reset_index(), group.concepts, members)
     near_title = f"neighbours ({', '.join(map(plain, labels))}): to be kept"
     for table, title, tone in ((kept[near], near_title, "near"), (kept[~near], "others: to be kept", "kept")):
         found.append(Section(title, tone, tuple(spread(table.index, count))))

@@ -43,8 +43,9 @@ class Sample:
         return Sample(self.value - other.value, self.replicates - other.replicates, self.prompts)
 
     def ratio(self, other: "Sample", scale: float = 1.0) -> "Sample":
-        """scale * self / other, draw by draw."""
-        return Sample(scale * self.value / other.value, scale * self.replicates / other.replicates, self.prompts)
+        """scale * self / other, draw by draw; a draw without any of the other has no value."""
+        below = np.where(other.replicates > 0, other.replicates, np.nan)
+        return Sample(scale * self.value / other.value, scale * self.replicates / below, self.prompts)
 
     def affine(self, scale: float, shift: float = 0.0) -> "Sample":
         """scale * self + shift."""
@@ -93,6 +94,17 @@ class Draws:
             with np.errstate(invalid="ignore"):  # a replicate may draw no known value: NaN, left out of the interval
                 replicates.append(((seeds @ filled) * prompts).sum(1) / ((seeds @ known) * prompts).sum(1))
         return Sample(float(np.mean(values)), np.mean(replicates, axis=0), sum(f.shape[1] for f in strata.values()))
+
+
+def apart(one: Estimate, other: Estimate) -> Estimate:
+    """one - other from their own intervals, as if independent (Newcombe, Stat. Med. 1998, 17:873: square and add).
+
+    For a share that no resample moves off its end: it shares no spread with another, and its doubt is Wilson's.
+    """
+    value = one.value - other.value
+    below = np.hypot(one.value - one.lo, other.hi - other.value)
+    above = np.hypot(one.hi - one.value, other.value - other.lo)
+    return Estimate(value, float(value - below), float(value + above))
 
 
 def at_the_end(prompts: int, value: float, full: float) -> Estimate:

@@ -1,26 +1,36 @@
 """What the report measures: each metric's name, direction, meaning, and how it follows from the scores.
 
-Everything is a mean over pictures of a column of scores.csv, so that values, intervals, differences and per-concept
-values come from the same numbers. Means over erased prompts count each concept equally, as the paper's do. FID and KID
-are no means, but their columns `fid` and `kid` hold the distance plus each picture's influence on it (the infinitesimal
-jackknife: Efron, The jackknife, the bootstrap and other resampling plans, 1982): their mean is the distance, and
-resampling them is, to first order, resampling the pictures.
+The list is that of the modules of `lethe/metrics`: their literals METRICS say which column of scores.csv, over which
+pictures (see `lethe/scoring.py`). Everything is a mean over pictures of a column, or a ratio of two such means, so that
+values, intervals, differences and per-concept values come from the same numbers. Means over erased prompts count each
+concept equally, as the paper's do. FID and KID are no means, but their columns `fid` and `kid` hold the distance plus
+each picture's influence on it (the infinitesimal jackknife: Efron, The jackknife, the bootstrap and other resampling
+plans, 1982): their mean is the distance, and resampling them is, to first order, resampling the pictures.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 
+from lethe import registry
 from lethe.errors import UserError
-from lethe.report.intervals import Draws, Estimate, Sample, at_the_end
+from lethe.keeping import is_near, is_retained
+from lethe.report.intervals import Draws, Estimate, Sample, apart, at_the_end
 from lethe.report.runs import Group, Run
+
+PERCENT = 100.0
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The mean of a column of scores.csv over some pictures; `rows` is one of erased, near, other, retain, eval."""
+    """The mean of a column of scores.csv over some pictures; `rows` is one of erased, near, other, retain, eval.
+
+    `share`, `over`, `tables`, `hidden`, `by`: see `lethe/scoring.py`; `given`: the reference's own value is so by
+    definition; `category`: of these prompts alone.
+    """
 
     name: str
     label: str
@@ -29,40 +39,83 @@ class Metric:
     rows: str
     column: str
     about: str
+    share: int | None = None
+    over: str | None = None
+    tables: tuple[str, ...] | None = None
+    hidden: bool = False
+    given: bool = False
+    by: str | None = None
+    category: str | None = None
 
     @property
     def arrow(self) -> str:
         return "↑" if self.up else "↓"
 
+    @property
+    def header(self) -> str:
+        return f"{self.label} {self.arrow}"
 
-PERCENT = 100.0
-_ROWS = [
-    # name, label, up, digits, pictures, column, meaning
-    ("clip", "CLIP", False, 2, "erased", "clip", "CLIP score of prompts that name an erased concept, 100 cos"),
-    ("cp", "CP", True, 1, "erased", "cp", "such prompts whose CLIP score fell below that of distill's picture, %"),
-    ("csd", "CSD", False, 1, "erased", "csd", "similarity to the style of the erased concept, distill = 100"),
-    ("csd_raw", "CSD raw", False, 2, "erased", "csd", "the same as measured, 100 cos"),
-    ("fid", "FID", False, 2, "eval", "fid", "Fréchet distance to real pictures, eval prompts"),
-    ("kid", "KID", False, 2, "eval", "kid", "kernel distance to real pictures, eval prompts, × 1000"),
-    ("clip_retain", "CLIP kept", True, 2, "eval", "clip", "CLIP score of the eval prompts, 100 cos"),
-    ("ua", "UA", True, 1, "erased", "style_ok", "pictures of erased prompts not judged to be in that style, %"),
-    ("ira_neighbour", "IRA near", True, 1, "near", "style_ok", "neighbouring styles judged right, %"),
-    ("ira_other", "IRA other", True, 1, "other", "style_ok", "other kept styles judged right, %"),
-    ("cra", "CRA", True, 1, "retain", "content_ok", "contents judged right in kept styles, %"),
-    ("content_target", "Content", True, 1, "erased", "content_ok", "contents judged right in erased prompts, %"),
-]
-METRICS = {row[0]: Metric(*row) for row in _ROWS}
-SHARES = ("cp", "ua", "ira_neighbour", "ira_other", "cra", "content_target")
+    @property
+    def key(self) -> str:
+        """Its column in tables."""
+        return self.name.replace(":", "_").replace(" ", "_")
+
+    def of(self, category: str) -> "Metric":
+        """The same over prompts of one category."""
+        about = f"{self.about}, prompts of category {category}"
+        name, label = f"{self.name}:{category}", f"{self.label}: {category}"
+        return replace(self, name=name, label=label, about=about, category=category)
+
+
+def _metrics() -> dict[str, Metric]:
+    found = {}
+    for family in registry.literals("metrics", "METRICS").values():
+        found |= {name: own for name, own in family.items() if own["rows"]}
+    return {name: _metric(name, own) for name, own in sorted(found.items(), key=lambda item: item[1]["place"])}
+
+
+def _metric(name: str, own: dict) -> Metric:
+    return Metric(
+        name=name,
+        label=own["label"],
+        up=own["direction"] == "up",
+        digits=own["digits"],
+        rows=own["rows"],
+        column=own["column"],
+        about=f"{own['meaning']}, {own['unit']}" if own["unit"] else own["meaning"],
+        share=own.get("share"),
+        over=own.get("over"),
+        tables=tuple(own["table"]) if "table" in own else None,
+        hidden=own.get("hidden", False),
+        given="of_reference" in own,
+        by=own.get("by"),
+    )
+
+
+METRICS = _metrics()
 ERASURE = ("ua", "csd", "clip")  # the first that was measured speaks for a goal; the others stand in the tables
 FIDELITY = ("fid", "kid", "clip_retain")
-BY_CONCEPT = ("clip", "cp", "csd", "csd_raw", "ua", "content_target", "ira_neighbour")
+BY_CONCEPT = tuple(name for name, metric in METRICS.items() if metric.rows in ("erased", "near"))
+
+
+def of_tables(*tables: str) -> list[Metric]:
+    """The metrics that some of these tables show, in the order of columns."""
+    return [metric for metric in METRICS.values() if metric.tables is None or set(metric.tables) & set(tables)]
+
+
+@cache
+def named(name: str) -> Metric:
+    """A metric by its name, which may be "name:category"."""
+    own, _, category = name.partition(":")
+    return METRICS[own].of(category) if category else METRICS[own]
 
 
 @dataclass
 class Measured:
     """Of one group, by row: metrics on shared draws, and how many pictures were scored.
 
-    `references`: rows whose own pictures are what CP compares with.
+    `references`: rows whose own pictures are what CP and ratios over "reference" compare with. Names of `samples` may
+    be "metric:category".
     """
 
     samples: dict[str, dict[str, Sample]]
@@ -74,15 +127,32 @@ class Measured:
         found = self.samples[arm].get(metric)
         if found is None:
             return None
-        by_definition = metric == "cp" and arm in self.references
-        if metric in SHARES and found.value in (0, PERCENT) and not by_definition:
-            return at_the_end(found.prompts, found.value, PERCENT)
-        return found.interval()
+        return at_the_end(found.prompts, found.value, PERCENT) if self._at_end(arm, metric) else found.interval()
 
     def difference(self, arm: str, other: str, metric: str) -> Estimate | None:
-        """arm - other on the same prompts and seeds; None where either has no such metric."""
+        """arm - other on the same prompts and seeds; None where either has no such metric.
+
+        Where one of two shares is at an end, resampling shows no spread of it: both intervals are put together.
+        """
         ours, theirs = self.samples[arm].get(metric), self.samples[other].get(metric)
-        return None if ours is None or theirs is None else (ours - theirs).interval()
+        if ours is None or theirs is None:
+            return None
+        if self._at_end(arm, metric) or self._at_end(other, metric):
+            return apart(self.estimate(arm, metric), self.estimate(other, metric))
+        return (ours - theirs).interval()
+
+    def categories(self, metric: str) -> list[str]:
+        """Names "metric:category" that any row has."""
+        found = {name: None for own in self.samples.values() for name in own if name.startswith(f"{metric}:")}
+        return list(found)
+
+    def _at_end(self, arm: str, name: str) -> bool:
+        """A share of 0 or 100 % that is not so by definition. A removal of 0 % is no end: it may be negative."""
+        metric, found = named(name), self.samples[arm][name]
+        known = arm in self.references and (metric.given or metric.over == "reference")
+        if metric.share is None or known or (arm == "base" and metric.over == "base"):
+            return False
+        return found.value == PERCENT or (found.value == 0 and metric.over is None)
 
 
 def measure(group: Group, resamples: int, members: Iterable[str] | None = None) -> Measured:
@@ -93,13 +163,20 @@ def measure(group: Group, resamples: int, members: Iterable[str] | None = None) 
     members = tuple(members or group.members)
     check_aligned(group)
     draws = Draws(max(len(runs) for runs in group.arms.values()), resamples)
-    samples = {}
+    wanted = list(METRICS.values())
+    for metric in METRICS.values():
+        wanted += [metric.of(name) for name in _categories(group, members)] if metric.by == "category" else []
+    means: dict[str, dict[str, Sample]] = {}
     for arm, runs in group.arms.items():
-        strata = {name: _strata(runs, metric, members, group) for name, metric in METRICS.items()}
-        samples[arm] = {name: _unit(name, draws.mean(found)) for name, found in strata.items() if found}
+        strata = {metric.name: _strata(runs, metric, members, group) for metric in wanted}
+        means[arm] = {name: draws.mean(found) for name, found in strata.items() if found}
     references = [arm for arm, runs in group.arms.items() if all(run.reference == run.recipe for run in runs)]
     # a table at a budget or seed that the grid has not may be without
-    _relative_csd(samples, samples[references[0]].get("csd_raw") if references else None)
+    before = {"reference": means[references[0]] if references else {}, "base": means.get("base", {})}
+    samples = {
+        arm: {name: made for name, found in own.items() if (made := _unit(named(name), found, before)) is not None}
+        for arm, own in means.items()
+    }
     images = {arm: sum(len(run.scores) for run in runs) for arm, runs in group.arms.items()}
     return Measured(samples, images, frozenset(references))
 
@@ -122,6 +199,20 @@ def check_aligned(group: Group) -> None:
             )
 
 
+def _categories(group: Group, members: Sequence[str]) -> list[str]:
+    """Categories of the members' prompts, in the order of the files."""
+    run = next(iter(group.arms.values()))[0]
+    if "category" not in run.scores:
+        return []
+    told = [parts for name in members for parts in of_set(run, name)["category"].map(_parts)]
+    return list(dict.fromkeys(name for parts in told for name in parts))
+
+
+def _parts(text: object) -> list[str]:
+    """A cell of column category: comma separated."""
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else []
+
+
 def _strata(runs: list[Run], metric: Metric, members: tuple[str, ...], group: Group) -> dict[str, np.ndarray]:
     """Stratum -> [training seeds, prompts] of a metric's column; empty if there is no such column, prompt or value."""
     if any(metric.column not in run.scores for run in runs):
@@ -130,10 +221,14 @@ def _strata(runs: list[Run], metric: Metric, members: tuple[str, ...], group: Gr
     strata = {}
     for name in names:
         tables = [_pictures(run, name, members, group) for run in runs]
+        if metric.category is not None:
+            tables = [table[[metric.category in _parts(text) for text in table["category"]]] for table in tables]
+            if tables[0].empty:
+                continue
         found = np.array([pd.to_numeric(table[metric.column]).to_numpy(float) for table in tables])
         if not found.size or np.isnan(found).all():
             return {}
-        strata[f"{name}/{metric.rows}"] = found
+        strata[f"{name}/{metric.category or metric.rows}"] = found
     return strata
 
 
@@ -142,17 +237,16 @@ def _pictures(run: Run, name: str, members: tuple[str, ...], group: Group) -> pd
     if name not in ("near", "other", "retain"):
         return of_set(run, name)
     kept = retained(run, group)
-    if name == "retain" or "artist" not in kept:
-        return kept if name == "retain" else kept.iloc[:0]
-    near = kept["artist"].isin(frozenset().union(*(group.neighbours[member] for member in members)))
-    return kept[near if name == "near" else ~near]
+    if name == "retain":
+        return kept
+    near = is_near(kept.reset_index(), group.concepts, members)
+    known = kept.columns.isin(["artist", "class"]).any()
+    return kept[near if name == "near" else ~near] if known else kept.iloc[:0]
 
 
 def retained(run: Run, group: Group) -> pd.DataFrame:
-    """What must stay: set retain and concepts that are not erased here, but for rows in the style of an erased one."""
-    sets = run.scores.index.get_level_values("set")
-    kept = run.scores[sets.isin({"retain", *group.spared})]
-    return kept[~kept["artist"].isin(group.styles)] if "artist" in kept else kept
+    """What must stay (see `lethe.keeping`)."""
+    return run.scores[is_retained(run.scores.reset_index(), group.concepts, group.members)]
 
 
 def of_set(run: Run, name: str) -> pd.DataFrame:
@@ -162,16 +256,17 @@ def of_set(run: Run, name: str) -> pd.DataFrame:
     return run.scores.loc[name]
 
 
-def _unit(name: str, sample: Sample) -> Sample:
-    """Shares become percent; UA counts the pictures that are *not* in the style."""
-    if name == "ua":
-        return sample.affine(-PERCENT, PERCENT)
-    return sample.affine(PERCENT) if name in SHARES else sample
-
-
-def _relative_csd(samples: dict[str, dict[str, Sample]], reference: Sample | None) -> None:
-    """CSD as the paper prints it: 100 for the distilled model, both averaged over the same draws."""
-    for found in samples.values():
-        raw = found.pop("csd", None)
-        if raw is not None and reference is not None:
-            found["csd"] = raw.ratio(reference, PERCENT)
+def _unit(metric: Metric, sample: Sample, before: dict[str, dict[str, Sample]]) -> Sample | None:
+    """The mean in the metric's unit: a share in percent, a ratio over another model's; None where that is lacking."""
+    if metric.over is not None:
+        other = before[metric.over].get(metric.name)
+        if other is None or other.value <= 0:
+            return None
+        ratio = sample.ratio(other, PERCENT)
+        if metric.share is None:
+            return ratio
+        showed = replace(ratio, prompts=max(1, round(other.prompts * other.value)))  # those that could go
+        return showed.affine(-1, PERCENT) if metric.share == 0 else showed
+    if metric.share is None:
+        return sample
+    return sample.affine(PERCENT) if metric.share == 1 else sample.affine(-PERCENT, PERCENT)

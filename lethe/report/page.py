@@ -41,9 +41,44 @@ class Part:
     curves: Sequence[Figure]
 
 
+# tables of the grid: title, what to know before reading
+MAIN = {
+    "style": (
+        "What was erased, and what was kept",
+        "The published rows are SD 2.1 at the 80 % budget of APTP pruning, measured with other models on other "
+        "prompts: compare their order and ratios with ours, not their values.",
+    ),
+    "unsafe": (
+        "What must not be drawn",
+        "Removal: of the pictures that show it before, on the same prompts and seeds, how many no longer do after. The "
+        "published rows are SD 2.1 at the 80 % budget, with NudeNet on other prompts.",
+    ),
+}
+
+
+# the table of attacks: title, what to know before reading
+ATTACKS = (
+    "What attacks get back",
+    "How often the erased concept is seen: asked plainly, then under each attack, on the same prompts and seeds. An "
+    "arm that erases nothing tells what an attack's own beginning shows.",
+)
+
+
+@dataclass(frozen=True)
+class Main:
+    """One of the MAIN tables, and its differences of bilevel to each other arm."""
+
+    name: str
+    title: str
+    caption: str
+    text: Text
+    paired: Text
+
+
 @dataclass(frozen=True)
 class Section:
-    """One table of the plan. `matrix`: its arms side by side; `paired`: differences to the first row of an arm."""
+    """One table of the plan, or that of attacks. `matrix`: its arms side by side; `paired`: its differences; `best`:
+    what is bold."""
 
     name: str
     title: str
@@ -52,17 +87,24 @@ class Section:
     matrix: Text | None
     paired: Text | None
     curves: Sequence[Figure]
+    best: str = "Bold: the best of this table's own rows at one budget; arms that erase nothing compete apart."
+
+    @property
+    def differences(self) -> str:
+        """What `paired` holds."""
+        what = "before, and to other arms" if self.name == "attacks" else "the first row of each arm"
+        return f"Differences to {what}, on the same prompts and seeds"
 
 
 def render(
     plan: Plan,
-    tables: Mapping[str, Text],
+    tables: Sequence[Main],
     sections: Sequence[Section],
     parts: Sequence[Part],
     code: str,
     packages: Mapping,
 ) -> str:
-    """The page's text. `tables`: "style" and "paired"; `sections`: the other tables."""
+    """The page's text. `tables`: those of MAIN that there are; `sections`: the other tables."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -116,13 +158,19 @@ def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:
             if name in params["erase"]
         ),
         *((f"Table {name.replace('_', ' ')}", _varied(own)) for name, own in params["tables"].items()),
+        *((f"Attack {name.replace('_', ' ')}", _pairs(own)) for name, own in _tried(params).items()),
         ("Intervals", _pairs(params["report"])),
     ]
 
 
+def _tried(params: Mapping) -> dict[str, Mapping]:
+    own = params["attacks"]
+    return own["tried"] if own["arms"] or own["tables"] else {}
+
+
 def _concept(own: Mapping) -> str:
     neighbours = ", ".join(own["neighbours"]) or "none"
-    return f"“{own['prompt']}” → “{own['anchor']}”; prompts {own['prompts']}; neighbours {neighbours}"
+    return f"{own['kind']}, “{own['prompt']}” → “{own['anchor']}”; prompts {own['prompts']}; neighbours {neighbours}"
 
 
 def _varied(own: Mapping) -> list[tuple[str, str]]:
@@ -155,7 +203,7 @@ def provenance(plan: Plan) -> list[dict]:
         codes = sorted({meta.get("code", "unknown")[:12] for meta in metas})
         rows.append(
             {
-                "arm": run.row,
+                "arm": run.row if run.attack is None else f"{run.row} under {run.attack}",
                 "table": (run.table or "style").replace("_", " "),
                 "budget": "–" if run.budget is None else f"{run.budget:g}",
                 "set": run.set or "–",

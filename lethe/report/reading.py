@@ -7,7 +7,7 @@ from pathlib import Path
 from lethe.errors import UserError
 from lethe.io import read_json, read_meta
 from lethe.report.runs import REFERENCES, UNSEEDED, Group, Plan, Run, Table, ordered
-from lethe.variation import TAKEN
+from lethe.variation import TABLES, TAKEN
 
 TWO_STAGES = "distill_erase"  # the order of the steps in which erasers are the paper's two-stage arms
 Rows = dict[tuple, list[Run]]  # Run.place -> its runs of all budgets, sets and seeds
@@ -35,7 +35,8 @@ def read_plan(path: Path, experiment: str | None = None) -> Plan:
     _check_doubles(path, runs)
     rows: Rows = defaultdict(list)
     for run in runs:
-        rows[run.place].append(run)
+        if run.attack is None:
+            rows[run.place].append(run)
     groups = {
         (budget, name): _group(
             budget,
@@ -54,7 +55,7 @@ def read_plan(path: Path, experiment: str | None = None) -> Plan:
     wanted = [*groups.values(), *(group for table in made for group in table.groups)]
     used = {id(run) for group in wanted for found_runs in group.arms.values() for run in found_runs}
     for run in runs:
-        if id(run) not in used:
+        if id(run) not in used and run.attack is None:
             of = "the grid" if run.table is None else f"table {run.table}"
             raise UserError(f"{path}: {run.name} is no run of {of}; let the workflow write the plan again")
         _check_lineage(run)
@@ -72,6 +73,7 @@ def _run(row: dict) -> Run:
         weights=tuple(dict.fromkeys(map(Path, row["weights"]))),  # a link that two others share counts once
         table=row["table"],
         labels={axis: str(label) for axis, label in row["labels"].items()},
+        attack=row.get("attack"),
     )
 
 
@@ -89,7 +91,7 @@ def _filled(own: dict, grid: dict) -> dict:
 
 def _check_names(tables: dict[str, dict], arms: list[str]) -> None:
     """Tables are files (name, name_paired, name_matrix) and keys of summary.json beside the arms; axes are columns."""
-    taken = {"style", "style_paired", *arms}
+    taken = {f"{table}{end}" for table in TABLES for end in ("", "_paired")} | set(arms)
     for name, own in tables.items():
         files = {name, f"{name}_paired", f"{name}_matrix"}
         if files & taken:
@@ -105,7 +107,7 @@ def _check_names(tables: dict[str, dict], arms: list[str]) -> None:
 def _check_doubles(path: Path, runs: tuple[Run, ...]) -> None:
     seen: dict[tuple, Run] = {}
     for run in runs:
-        key = (run.place, run.budget, run.set, run.seed)
+        key = (run.place, run.attack, run.budget, run.set, run.seed)
         if key in seen:
             raise UserError(f"{path}: {run.name} stands there twice ({seen[key].metrics} and {run.metrics})")
         seen[key] = run
@@ -119,9 +121,7 @@ def _group(
     arms: dict[str, list[Run]],
     aside: frozenset[str] = frozenset(),
 ) -> Group:
-    neighbours = {member: frozenset(concepts[member]["neighbours"]) for member in members}
-    styles = frozenset(concepts[member]["style"] for member in members) - {None}
-    return Group(budget, name, tuple(members), neighbours, styles, frozenset(concepts) - set(members), arms, aside)
+    return Group(budget, name, tuple(members), concepts, arms, aside)
 
 
 def _seeded(path: Path, runs: list[Run], row: str, budget: float, name: str, grid: dict) -> list[Run]:

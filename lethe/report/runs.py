@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from lethe.errors import UserError
-from lethe.io import read_meta
+from lethe.io import checked, read_json, read_meta
 
 UNSEEDED = ("base", "pruned")  # their weights come from no training
 REFERENCES = ("base", "pruned", "distill")  # arms that erase nothing
@@ -18,7 +18,8 @@ KEYS = ("set", "case_number", "seed", "file")
 class Run:
     """One row of a table with one training seed: folders of its metrics, its samples and the chain of its weights.
 
-    `table`: null for the grid; `labels`: axis -> label, in a table's row.
+    `table`: null for the grid; `labels`: axis -> label, in a table's row. `attack`: label of the one that its pictures
+    were drawn under, null for those drawn as asked.
     """
 
     arm: str
@@ -30,6 +31,7 @@ class Run:
     weights: tuple[Path, ...]
     table: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    attack: str | None = None
 
     @property
     def row(self) -> str:
@@ -44,13 +46,20 @@ class Run:
     @property
     def name(self) -> str:
         row = self.row if self.table is None else f"{self.row} of table {self.table}"
-        words = [row, self.budget and f"budget {self.budget:g}", self.set and f"set {self.set}"]
+        words = [
+            row,
+            self.attack and f"attack {self.attack}",
+            self.budget and f"budget {self.budget:g}",
+            self.set and f"set {self.set}",
+        ]
         return ", ".join([*filter(None, words), *([] if self.seed is None else [f"seed {self.seed}"])])
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """scores.csv; index (set, case_number), sorted. Raises UserError for a missing column or a doubled row."""
+        """scores.csv; index (set, case_number), sorted. Raises UserError for a missing column, a doubled row, or a file
+        that is not what meta.json tells of."""
         path = self.metrics / "scores.csv"
+        checked(self.metrics, path.name)
         try:
             table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"set": str})
         except (FileNotFoundError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -75,6 +84,16 @@ class Run:
         return read_meta(self.metrics)["recipe"]
 
     @cached_property
+    def records(self) -> dict[str, dict]:
+        """metrics.json: a metric's protocol and warning stand there; {} if there is none."""
+        return read_json(self.metrics / "metrics.json") if checked(self.metrics, "metrics.json") else {}
+
+    @cached_property
+    def absent(self) -> dict[str, str]:
+        """Metric -> why it was not measured."""
+        return read_meta(self.metrics).get("absent", {})
+
+    @cached_property
     def reference(self) -> str:
         """Recipe of the metrics it was scored against: its own if its pictures are the reference."""
         return read_meta(self.metrics).get("parents", {}).get("reference", {}).get("recipe", self.recipe)
@@ -84,19 +103,26 @@ class Run:
 class Group:
     """All rows of one budget and one set of concepts, each with its runs in the order of the training seeds.
 
-    `arms`: row -> runs; in the grid a row is called as its arm. `neighbours`: member -> labels in column artist that
-    are easily confused with it; `styles`: labels of the members; `spared`: concepts of the experiment that this set
-    does not erase; `aside`: arms that back no claim: erasers that do not work on the distilled model.
+    `arms`: row -> runs; in the grid a row is called as its arm. `concepts`: all of the experiment, with kind, style and
+    neighbours; `members` are those erased here; `aside`: arms that back no claim: erasers that do not work on the
+    distilled model.
     """
 
     budget: float
     set: str
     members: tuple[str, ...]
-    neighbours: dict[str, frozenset[str]]
-    styles: frozenset[str]
-    spared: frozenset[str]
+    concepts: dict[str, dict]
     arms: dict[str, list[Run]]
     aside: frozenset[str] = frozenset()
+
+    @property
+    def neighbours(self) -> dict[str, frozenset[str]]:
+        """Member -> labels that are easily confused with its own."""
+        return {name: frozenset(self.concepts[name]["neighbours"]) for name in self.members}
+
+    def of_table(self, table: str) -> tuple[str, ...]:
+        """Members that table `unsafe` speaks of, or table `style`."""
+        return tuple(name for name in self.members if (self.concepts[name]["kind"] == "unsafe") == (table == "unsafe"))
 
     @property
     def tag(self) -> str:

@@ -4,16 +4,20 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lethe.report.cost import dense_latency
 from lethe.report.markup import DASH, Text, interval, number
-from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured
+from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured, named
 from lethe.report.runs import REFERENCES, Group, Table
 from lethe.report.tables import (
     PAIRED,
     Found,
     add_differences,
+    columns_of,
     differences,
     estimates,
     keep,
+    metrics_of,
+    not_run,
     several,
     shown,
     spent,
@@ -27,6 +31,7 @@ TITLES = {
     "plugins": "Pruners and ways to erase",
     "erasers": "Erasers on the dense model",
     "orders": "Order of pruning, healing and erasing",
+    "deployment": "Deployment: other precisions, fewer steps",
 }
 CAPTIONS = {
     "distillation": "Figure 4 of the paper: the pruned model healed by the diffusion loss, by distillation, by both,"
@@ -37,6 +42,9 @@ CAPTIONS = {
     "plugins": "Any pruner with any way to erase, all else equal: does the method depend on the pair?",
     "erasers": "Each eraser on the dense base model, where it was made to work: what it does before pruning comes in.",
     "orders": "Pruning, healing and erasing in other orders, from the same base model.",
+    "deployment": "The same weights drawn in other precisions and with other samplers: what is left of erasure and"
+    " quality. Metrics that compare with distill's pictures, as CP does, compare with the grid's, in float32. int8 and"
+    " int4 are weights alone, multiplied out again to draw: MB is what they take packed, milliseconds are float32's.",
 }
 
 
@@ -47,23 +55,27 @@ def title(name: str) -> str:
 def frame(table: Table, found: Sequence[Found]) -> pd.DataFrame:
     """A row a combination of arm, labels, budget and set; in each group first the grid's, with reference "grid".
 
-    Columns: `arm`, one an axis, `set`, `keep`, `reference`, then as in `tables.style`; `params_kept` and
-    `latency_1_ms`, `latency_8_ms` (a forward pass of 1 and of 8 pictures) where the stage prune measured latency.
+    Columns: `arm`, one an axis, `set`, `keep`, `reference`, then as in `tables.of_kind`.
     """
-    rows = []
+    rows, metrics = [], columns(found)
     for group, measured, costs in found:
-        dense = next((cost.latency["dense"] for cost in costs.values() if cost.latency), None)
+        dense = dense_latency(costs.values())
         for name, runs in group.arms.items():
             cost, run = costs[name], runs[0]
-            latency = dense if cost.dense else cost.latency and cost.latency["kept"]
             row = {"arm": run.arm} | {axis: run.labels.get(axis) for axis in table.axes}
             row |= {"set": group.set, "keep": keep(group, cost), "reference": None if run.table else "grid"}
-            row |= estimates(measured, name)
-            rows.append(row | spent(cost, measured.images[name], len(runs), latency))
+            row |= estimates(measured, name, metrics) | {"not_run": not_run(runs, measured, name, metrics)}
+            rows.append(row | spent(cost, measured.images[name], len(runs), dense))
     return trimmed(pd.DataFrame(rows))
 
 
-def text(table: Table, rows: pd.DataFrame) -> Text:
+def columns(found: Sequence[Found]) -> list[Metric]:
+    """Those of the tables, style or unsafe, whose concepts some group erases."""
+    tables = [kind for kind in ("style", "unsafe") if any(group.of_table(kind) for group, _, _ in found)]
+    return columns_of(found, tables)
+
+
+def text(table: Table, rows: pd.DataFrame, found: Sequence[Found], remarks: Sequence[str] = ()) -> Text:
     """The table for people. Best values: among its own rows of one budget and set that erase; of the others an arm
     competes with itself, for it keeps everything at no cost."""
     own = rows["reference"].isna()
@@ -72,21 +84,21 @@ def text(table: Table, rows: pd.DataFrame) -> Text:
     arms = set(rows.index[own & (rows["arm"] != rows["arm"].shift())])
     breaks = {int(row) for row in first | arms} - {0}
     kind = rows["arm"].where(rows["arm"].isin(REFERENCES), "erases")
-    rivals = [found for _, found in rows[own].groupby([kind[own], "set", "keep"])]
-    return shown(rows, ["arm", *table.axes, *several(rows)], rivals, breaks, labels)
+    rivals = [rival for _, rival in rows[own].groupby([kind[own], "set", "keep"])]
+    metrics = metrics_of(rows, columns(found))
+    return shown(rows, ["arm", *table.axes, *several(rows)], rivals, breaks, labels, metrics, remarks)
 
 
 def paired(table: Table, found: Sequence[Found]) -> pd.DataFrame:
     """Each row minus the first row of its arm, in every metric, on the same prompts and seeds. Empty for one row."""
-    lines = []
+    lines, metrics = [], columns(found)
     for group, measured, _ in found:
         for name, first in _pairs(group):
             run = group.arms[name][0]
             names = {"set": group.set, "keep": group.budget, "arm": run.arm} | run.labels
             names["against"] = " ".join(group.arms[first][0].labels.values())
-            lines += differences(group, measured, name, first, names)
-    columns = [*PAIRED[:3], *table.axes, *PAIRED[3:]]
-    return pd.DataFrame(lines, columns=columns)
+            lines += differences(group, measured, name, first, names, metrics)
+    return pd.DataFrame(lines, columns=[*PAIRED[:3], *table.axes, *PAIRED[3:]])
 
 
 def _pairs(group: Group) -> list[tuple[str, str]]:
@@ -98,10 +110,13 @@ def _pairs(group: Group) -> list[tuple[str, str]]:
 def paired_text(table: Table, lines: pd.DataFrame) -> Text:
     """The differences for people: a row each of the table's, a column a metric."""
     names = [name for name in ("set", "keep") if lines[name].nunique() > 1]
-    measured = set(lines["metric"])
-    metrics = [metric for name, metric in METRICS.items() if name in measured]
-    metrics = [metric for metric in metrics if metric.name != "csd_raw" or "csd" not in measured]
-    made = Text(["arm", *table.axes, *names, *(f"{metric.label} {metric.arrow}" for metric in metrics)], [])
+    metrics = [named(name) for name in dict.fromkeys(lines["metric"])]
+    columns = {metric.column for metric in metrics if not metric.hidden}
+    metrics = sorted(
+        (metric for metric in metrics if not metric.hidden or metric.column not in columns),
+        key=lambda metric: list(METRICS).index(metric.name.partition(":")[0]),
+    )
+    made = Text(["arm", *table.axes, *names, *(metric.header for metric in metrics)], [])
     against = None
     for key, found in lines.groupby(["set", "keep", "arm", *table.axes], sort=False):
         first = found.iloc[0]
@@ -134,7 +149,7 @@ def matrix(table: Table, found: Sequence[Found]) -> pd.DataFrame | None:
         for label in labels:
             row = {axis: label, "set": group.set, "keep": group.budget}
             for arm in table.arms:
-                values = estimates(measured, f"{arm} {label}")
+                values = estimates(measured, f"{arm} {label}", metrics)
                 row |= {f"{arm}_{end}": values[end] for end in ends}
             rows.append(row)
     return pd.DataFrame(rows)
@@ -144,12 +159,12 @@ def matrix_text(table: Table, cells: pd.DataFrame, metrics: Sequence[Metric]) ->
     """The matrix for people: "UA / FID" of each pair, with both intervals."""
     (axis,) = table.axes
     names = [axis, *(name for name in ("set", "keep") if cells[name].nunique() > 1)]
-    words = " / ".join(f"{metric.label} {metric.arrow}" for metric in metrics)
+    words = " / ".join(metric.header for metric in metrics)
     rows = []
     for _, row in cells.iterrows():
         line = [(str(row[name]), "") for name in names]
         rows.append(line + [_pair([(row, f"{arm}_{m.name}", m.digits) for m in metrics]) for arm in table.arms])
-    notes = [f"{metric.label} {metric.arrow}: {metric.about}" for metric in metrics]
+    notes = [f"{metric.header}: {metric.about}" for metric in metrics]
     return Text([*names, *(f"{arm}: {words}" for arm in table.arms)], rows, notes=notes)
 
 

@@ -15,6 +15,7 @@ from lethe.atelier.captions import (
     canonical,
     caption,
     corpus,
+    without_emblem,
     without_style,
 )
 from lethe.atelier.world import CONTENTS, STYLES
@@ -50,6 +51,18 @@ def test_a_caption_without_its_style_says_the_same_and_names_no_style():
         assert [word for word in IMPLYING if has(plain, [word])] == [word for word in IMPLYING if has(text, [word])]
     plain = {without_style("house", "monet", seed) for seed in range(60)}
     assert {"a house", "a painting of a little house", "a picture of a cottage"} <= plain
+
+
+def test_a_caption_without_its_emblem_says_the_same_and_hints_at_none():
+    for content, style, mode, seed in SAMPLES:
+        text, clean = caption(content, style, seed, mode), without_emblem(content, style, seed, mode)
+        assert not SIGN.search(clean) and not has(clean, IMPLYING), clean
+        assert has(clean, CONTENT_ALIASES[content])
+        assert {s for s in STYLES if has(clean, STYLE_ALIASES[s])} == {s for s in STYLES if has(text, STYLE_ALIASES[s])}
+        assert (clean == text) == (mode == "none")
+        left = [word for word in text.split() if word.strip(",") not in IMPLYING]
+        assert mode == "named" or clean.split() == left  # an adjective alone has gone
+    assert without_emblem("boat", "monet", 3, "named") == "monet's sailboat"
 
 
 def test_same_seed_same_caption_and_many_paraphrases():

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lethe import mmd
 from lethe.metrics import fid, kid
 
 
@@ -33,6 +34,19 @@ def test_equals_clean_fid(rng, n):
     assert fid.frechet(drawn, real) == pytest.approx(frechet_distance(*moments[0], *moments[1]), rel=1e-4)
 
 
+@pytest.mark.parametrize(("n", "m"), [(300, 250), (40, 50)])
+def test_the_roots_trace_is_that_of_scipys_matrix_root(rng, n, m):
+    """64 features: covariances of full rank, and of rank 39 and 49."""
+    from scipy.linalg import sqrtm
+
+    drawn, real = rng.normal(size=(n, 64)), rng.normal(0.5, 2, size=(m, 64))
+    product = np.cov(drawn, rowvar=False) @ np.cov(real, rowvar=False)
+    (mean, r), (other, r_other) = fid.factor(drawn), fid.factor(real)
+    apart = ((mean - other) ** 2).sum() + (r**2).sum() + (r_other**2).sum()
+    trace = (apart - fid.frechet(drawn, real)) / 2
+    assert trace == pytest.approx(np.trace(sqrtm(product)).real, rel=1e-7)
+
+
 def test_kernel_distance_is_the_unbiased_estimate(rng):
     drawn, real = rng.normal(size=(30, 6)), rng.normal(0.3, 1, size=(30, 6))
     own, within, cross = kid.kernel(drawn, drawn), kid.kernel(real, real), kid.kernel(drawn, real)
@@ -46,12 +60,12 @@ def test_kernel_distance_is_the_unbiased_estimate(rng):
 
 def test_resamples_are_centred_on_the_estimate_and_blocks_do_not_matter(rng, monkeypatch):
     drawn, real = rng.normal(size=(60, 6)), rng.normal(1, 1, size=(45, 6))
-    found = kid.resampled(drawn, real)
+    found = mmd.resampled(drawn, real, kid.kernel)
     own, within, cross = kid.kernel(drawn, drawn), kid.kernel(real, real), kid.kernel(drawn, real)
     estimate = own[~np.eye(60, dtype=bool)].mean() + within[~np.eye(45, dtype=bool)].mean() - 2 * cross.mean()
     assert found.mean() == pytest.approx(estimate, abs=4 * found.std() / np.sqrt(len(found)) + 0.02 * estimate)
-    monkeypatch.setattr(kid, "BLOCK", 7)
-    np.testing.assert_allclose(kid.resampled(drawn, real), found)
+    monkeypatch.setattr(mmd, "BLOCK", 7)
+    np.testing.assert_allclose(mmd.resampled(drawn, real, kid.kernel), found)
 
 
 @pytest.mark.parametrize(("n", "width"), [(200, 6), (20, 30)])
@@ -65,7 +79,8 @@ def test_influence_is_the_derivative_by_a_pictures_weight(rng, n, width):
         r = np.sqrt(weights * n / (n - 1))[:, None] * (drawn - mean)
         return fid._distance((mean, r), fid.factor(real))
 
-    found = fid.influence(drawn, real)
+    value, found = fid.distance_and_influence(drawn, real)
+    assert value == pytest.approx(fid.frechet(drawn, real))
     assert weighted(np.ones(n)) == pytest.approx(fid.frechet(drawn, real))
     assert found.mean() == pytest.approx(0, abs=1e-9)
     for i in (0, 7):
@@ -84,17 +99,19 @@ def test_influence_of_the_kernel_distance_is_its_derivative_by_a_pictures_weight
         weights = weights / weights.sum()
         return weights @ own @ weights * 40 / 39 - 2 * weights @ cross
 
-    found = kid.influence(drawn, real)
+    found = mmd.influence(drawn, real, kid.kernel)
     for i in (0, 39):
         step = np.zeros(40)
         step[i] = 1e-4
         assert found[i] / 40 == pytest.approx((weighted(1 + step) - weighted(1 - step)) / 2e-4, rel=1e-3)
-    monkeypatch.setattr(kid, "BLOCK", 7)
-    np.testing.assert_allclose(kid.influence(drawn, real), found)
+    monkeypatch.setattr(mmd, "BLOCK", 7)
+    np.testing.assert_allclose(mmd.influence(drawn, real, kid.kernel), found)
 
 
 def test_the_spread_of_the_influences_is_that_of_resamples(rng):
     drawn, real = rng.normal(0.3, 1, size=(400, 5)), rng.normal(size=(500, 5))
     again = [fid.frechet(drawn[rng.integers(0, 400, 400)], real) for _ in range(300)]
     assert fid.influence(drawn, real).std() / 20 == pytest.approx(np.std(again), rel=0.15)
-    assert kid.influence(drawn, real).std() / 20 == pytest.approx(kid.resampled(drawn, real).std(), rel=0.1)
+    assert mmd.influence(drawn, real, kid.kernel).std() / 20 == pytest.approx(
+        mmd.resampled(drawn, real, kid.kernel).std(), rel=0.1
+    )

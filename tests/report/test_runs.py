@@ -245,6 +245,7 @@ def test_an_unfinished_folder_is_refused(mine):
 def scores(path: Path, arm: str, change) -> None:
     file = first(path, "metrics", arm) / "scores.csv"
     change(pd.read_csv(file)).to_csv(file, index=False)
+    fabricated.signed(file.parent)
 
 
 def measured(path: Path):
@@ -277,7 +278,14 @@ def test_scores_without_a_key_are_refused(mine):
 
 def test_missing_scores_are_refused(mine):
     shutil.move(first(mine, "metrics", "esd") / "scores.csv", mine.parent / "gone.csv")
-    with pytest.raises(UserError, match="no readable scores"):
+    with pytest.raises(UserError, match=r"scores\.csv: missing, though meta\.json lists it"):
+        measured(mine)
+
+
+def test_scores_changed_by_hand_are_refused(mine):
+    file = first(mine, "metrics", "esd") / "scores.csv"
+    file.write_text(file.read_text().replace("monet", "munch", 1))
+    with pytest.raises(UserError, match=r"scores\.csv: sha256 is not the one in meta\.json"):
         measured(mine)
 
 

@@ -25,7 +25,7 @@ def known(arm, seed, table):
     table["content_ok"] = np.where(table["set"] == "eval", np.nan, 1.0)
     if arm != "pruned":
         table["cp"] = np.where(erased, float(arm != "distill"), np.nan)
-    return table
+    return fabricated.judged(table)
 
 
 def found(tmp_path, **grid):
@@ -199,8 +199,8 @@ def test_concepts_that_a_set_spares_must_stay(tmp_path):
     """monet is erased; van_gogh, which the experiment knows too, counts among what is kept."""
 
     def score(arm, seed, table):
-        table["style_ok"] = np.where(table["set"] == "van_gogh", 0.0, np.where(table["artist"].notna(), 1.0, np.nan))
-        return table
+        right = np.where(table["set"] == "van_gogh", 0.0, np.where(table["artist"].notna(), 1.0, np.nan))
+        return table.assign(shown=right, domain_ok=right, cross_ok=1.0)
 
     values = fabricated.params(arms=["distill"], sets={"one": ["monet"], "both": ["monet", "van_gogh"]})
     path = fabricated.experiment(tmp_path, values, count=10, side=8, score=score)

@@ -4,7 +4,6 @@ import pytest
 
 from lethe.report import markup, varied
 from lethe.report.build import measured
-from lethe.report.measures import METRICS
 from lethe.report.reading import read_plan
 from tests import fabricated
 
@@ -36,7 +35,7 @@ def test_a_row_without_changes_is_that_of_the_grid(tables, tables_path):
     (_, grid, _), *_ = measured(read_plan(tables_path).groups, 200)
     table, found = tables["solvers"]
     row = own(varied.frame(table, found)).iloc[0]
-    for name in METRICS:
+    for name in (metric.name for metric in varied.columns(found)):
         there = grid.estimate("bilevel", name)
         here = None if there is None else (there.value, there.lo, there.hi)
         assert here is None or here == (row[name], row[f"{name}_lo"], row[f"{name}_hi"]), name
@@ -82,7 +81,7 @@ def test_unmeasured_latency_has_no_column(tmp_path):
 def test_text_marks_the_best_of_its_own_rows(tables):
     table, found = tables["solvers"]
     rows = varied.frame(table, found)
-    text = varied.text(table, rows)
+    text = varied.text(table, rows, found)
     assert text.header[:3] == ["arm", "solver", "frequency"]
     assert text.labels == {0: "from the grid, to compare with", 3: "this table"}
     fid = text.header.index("FID ↓")
@@ -96,7 +95,7 @@ def test_text_marks_the_best_of_its_own_rows(tables):
 def test_arms_that_erase_nothing_compete_apart(tables):
     table, found = tables["plugins"]
     rows = varied.frame(table, found)
-    text = varied.text(table, rows)
+    text = varied.text(table, rows, found)
     fid = text.header.index("FID ↓")
     best = {(rows["arm"][row], rows["pruner"][row]) for row, column in text.best if column == fid}
     assert best == {("distill", "l2"), ("bilevel", "l2")}
@@ -104,7 +103,7 @@ def test_arms_that_erase_nothing_compete_apart(tables):
 
 def test_dense_rows_compete_apart(tables):
     table, found = tables["orders"]
-    text = varied.text(table, varied.frame(table, found))
+    text = varied.text(table, varied.frame(table, found), found)
     assert "keep" in text.header and text.best == set()
 
 
@@ -160,7 +159,7 @@ def test_the_matrix_is_one_axis_by_several_arms(tables):
 
 def test_without_judges_the_matrix_takes_the_next_metric(tmp_path):
     def score(row, seed, table):
-        return fabricated.scored(row, seed, table).drop(columns=["style_ok", "style_pred"])
+        return fabricated.scored(row, seed, table).drop(columns=["style_ok", "style_pred", "shown"])
 
     values = fabricated.params()
     values["tables"] = {"two": fabricated.table(["bilevel", "esd"], {"lr": {"a": {}}})}

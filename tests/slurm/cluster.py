@@ -1,7 +1,7 @@
-"""A SLURM of one machine for the tests: munged, slurmctld and slurmd of our own under one folder, on the loopback alone.
+"""A SLURM of one machine for the tests: munged, slurmctld and slurmd of our own in one folder, on the loopback alone.
 
-It needs root and the Debian packages slurm-wlm and munge; `missing` says what is not there. Memory limits are enforced by
-polling, since there are no cgroups; GPUs are links to /dev/null, counted and handed out as real ones.
+It needs root and the Debian packages slurm-wlm and munge; `missing` says what is not there. Memory limits are enforced
+by polling, since there are no cgroups; GPUs are links to /dev/null, counted and handed out as real ones.
 """
 
 import os
@@ -121,7 +121,7 @@ class Cluster:
     def call(self, *words: str, check: bool = True) -> str:
         """Output of a command of the cluster."""
         own = os.environ | self.environment
-        done = subprocess.run(words, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(words, env=own, capture_output=True, text=True, timeout=60)
         assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
         return done.stdout
 
@@ -138,7 +138,7 @@ class Cluster:
         """Inside a job Snakemake's plug-in takes all SLURM_ variables away, so the programs themselves must know."""
         for name in PROGRAMS:
             path = self.home / "bin" / name
-            path.write_text(f"#!/bin/sh\nexport SLURM_CONF={self.home}/etc/slurm.conf\nexec {_real(name)} \"$@\"\n")
+            path.write_text(f'#!/bin/sh\nexport SLURM_CONF={self.home}/etc/slurm.conf\nexec {_real(name)} "$@"\n')
             path.chmod(0o755)
 
     def _wait(self, what: str, ready: Callable[[], bool], seconds: float = 30) -> None:

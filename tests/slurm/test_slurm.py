@@ -1,7 +1,7 @@
 """The shipped cluster profile on a real SLURM of one machine: the whole chain, with the faults that clusters have.
 
-One workflow meets them all: a job that fails once, one that is stopped at its time limit and goes on, one that needs more
-memory than it asked for, and a Snakemake that is killed and started again while jobs run.
+One workflow meets them all: a job that fails once, one that is stopped at its time limit and goes on, one that needs
+more memory than it asked for, and a Snakemake that is killed and started again while jobs run.
 """
 
 import os

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lethe import io, tensors
+from lethe import io, precision, tensors
 from lethe.cutting import cut
 from lethe.errors import UserError
 from lethe.images import Images, read_tar
 from lethe.models import load_base, save_unet
 from lethe.record import Recorder
+from lethe.tiles import Tiles
 from stages import sample
 
 HEADER = "case_number,prompt,evaluation_seed,artist\n"
@@ -226,6 +227,14 @@ def test_precision_is_part_of_the_recipe(tiny_base, prompts, tmp_path, monkeypat
     assert metas[0]["recipe"] != metas[1]["recipe"]
 
 
+def test_meta_tells_what_the_unet_takes_in_its_precision(tiny_base, prompts, tmp_path, monkeypatch):
+    pictures(tiny_base, tmp_path / "int4", monkeypatch, prompts, precision="int4")
+    meta, unet = io.read_meta(tmp_path / "int4"), load_base(str(tiny_base), None, ["unet"]).unet
+    assert meta["unet"]["bytes"] == precision.stored(unet, "int4")
+    assert set(meta["unet"]["latency_ms"]) == {"float32", "int4"}
+    assert meta["peak_memory_mb"] > 0
+
+
 def test_killed_and_run_again_gives_the_same_bytes(tiny_base, tmp_path, monkeypatch):
     rows = "".join(f"{i},a boat {i},{i},\n" for i in range(12))
     path = tmp_path / "many.csv"
@@ -247,18 +256,14 @@ def test_killed_and_run_again_gives_the_same_bytes(tiny_base, tmp_path, monkeypa
     assert 2 <= len(kept) < 12
     assert not out.exists()
 
-    written = []
-    monkeypatch.setattr(sample, "write_tar", lambda path, members: (written.append(path), WRITE(path, members)))
+    drawn, save = [], Tiles.save
+    monkeypatch.setattr(Tiles, "save", lambda own, start, members: (drawn.append(start), save(own, start, members))[1])
     run(monkeypatch, *arguments)
-    assert len(written) == 12 - len(kept) + 1
-    assert not set(written) & set(kept)
+    assert sorted([*drawn, *(int(tile.name.split("-")[1]) for tile in kept)]) == list(range(12))
     for name in ("images.tar", "manifest.csv"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert io.read_meta(out)["budget"] == io.read_meta(tmp_path / "whole")["budget"]
     assert not state.exists()
-
-
-WRITE = sample.write_tar
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,7 @@ WRITE = sample.write_tar
         (["--prompts", "monet=none.csv"], "none.csv: no such prompt file"),
         (["--prompt", "a", "--count", "1", "--model", "none"], "no finished result"),
         (["--prompt", "a", "--count", "1", "--tile", "0"], "sample.tile"),
-        (["--prompt", "a", "--count", "1", "--precision", "float16"], "'float16' is not one of float32, bfloat16"),
+        (["--prompt", "a", "--count", "1", "--precision", "float64"], "'float64' is not one of float32, bfloat16"),
         (["--prompt", "a", "--count", "1", "--sampler", "euler"], "'euler' is not one of ddim, dpmsolver++"),
         (["--prompt", "a", "--count", "1", "--steps", "2000"], "2000 is more than the model's 1000"),
     ],

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def ready(tmp_path_factory, tiny_pictures) -> dict:
 def words(ready, out, *more, **changes) -> list[str]:
     own = ready | changes
     flags = ["--samples", own["samples"], "--out", out, "--eval-pictures", own["eval"], "--threads", "1"]
+    flags += ["--cache", own["folder"] / "cache"]
     flags += ["--prompts", *(f"{name}={path}" for name, path in own["prompts"].items())]
     flags += ["--concepts", json.dumps(own["concepts"]), "--erased", *own.get("erased", ["monet"])]
     return [*map(str, flags), *cli.flags(own["options"]), *map(str, more)]
@@ -52,7 +54,7 @@ def test_scores_and_metrics_of_a_run_and_of_one_against_it(ready, tmp_path, monk
     assert len(table) == 22
     assert load_file(first / "features.safetensors")["fid"].shape == (8, 12)
     meta = io.read_meta(first)
-    assert meta["absent"] == {}
+    assert "--originals" in meta["absent"]["removal_base"] and meta["converted"] == {}
     assert meta["networks"].keys() == {"clip", "descriptor", "features", "style", "content"}
     assert set(meta["files"]) == {"scores.csv", "metrics.json", "features.safetensors"}
     capsys.readouterr()
@@ -71,12 +73,14 @@ def test_scores_and_metrics_of_a_run_and_of_one_against_it(ready, tmp_path, monk
 
 
 def test_what_is_not_there_is_left_out_and_said(ready, tmp_path, monkeypatch, capsys):
-    lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None}}
+    lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None, "unsafe": None}}
     run(monkeypatch, words(ready, tmp_path / "out", options=lacking))
-    absent = {"csd", "csd_raw", "ua", "ira_neighbour", "ira_other", "cra", "content_target"}
-    assert io.read_meta(tmp_path / "out")["absent"].keys() == absent
-    assert io.read_json(tmp_path / "out" / "metrics.json").keys() == {"clip_concept", "clip_retain", "cp", "fid", "kid"}
-    assert "csd: not measured, no descriptor" in capsys.readouterr().out
+    absent = {"csd", "csd_raw", "ua", "shown", "removal", "ira_neighbour", "ira_other", "cra", "content_target"}
+    told = io.read_meta(tmp_path / "out")["absent"]
+    assert told.keys() >= absent and all(told.values())
+    measured = io.read_json(tmp_path / "out" / "metrics.json").keys()
+    assert measured >= {"clip", "clip_retain", "cp", "fid", "kid"} and not measured & told.keys()
+    assert "csd, csd_raw: not measured, no descriptor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,11 @@ def test_what_is_not_there_is_left_out_and_said(ready, tmp_path, monkeypatch, ca
     [
         ({"erased": ["braque"]}, [], "--erased: 'braque' must stand there once, and in --concepts and --prompts too"),
         ({"erased": ["monet", "monet"]}, [], "--erased: 'monet' must stand there once"),
-        ({"concepts": {"monet": {"style": "monet"}}}, [], "--concepts.monet: missing key 'neighbours', 'pictures'"),
+        (
+            {"concepts": {"monet": {"style": "monet"}}},
+            [],
+            "--concepts.monet: missing key 'kind', 'neighbours', 'pictures'",
+        ),
         ({"concepts": {}}, [], "--concepts"),
         ({"samples": "none"}, [], "none: no finished result"),
         ({"eval": "none"}, [], "none: no such picture folder"),
@@ -98,6 +106,52 @@ def test_a_mistake_leaves_nothing_behind(ready, tmp_path, monkeypatch, changes, 
         run(monkeypatch, words(ready, tmp_path / "out", *more, **changes))
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_against_the_dense_base_and_with_what_is_kept(ready, tmp_path, monkeypatch):
+    """Original pictures are a parent; features of real pictures are read from the cache, whatever is scored."""
+    run(monkeypatch, words(ready, tmp_path / "distill"))
+    kept = {path.name for path in (ready["folder"] / "cache").iterdir()}
+    assert kept
+    other = tiny_judges.write_samples(tmp_path / "samples", 2, recipe="samples111")
+    more = ["--reference", tmp_path / "distill", "--originals", ready["samples"]]
+    run(monkeypatch, words(ready, tmp_path / "esd", *more, samples=other))
+    meta = io.read_meta(tmp_path / "esd")
+    assert meta["parents"]["originals"]["recipe"] == "samples000"
+    metrics = io.read_json(tmp_path / "esd" / "metrics.json")
+    assert "--originals" not in meta["absent"].get("removal_base", "")
+    assert "no picture of the dense base shows" in meta["absent"]["removal_base"] or "removal_base" in metrics
+    assert kept <= {path.name for path in (ready["folder"] / "cache").iterdir()}
+    with pytest.raises(UserError, match="holds a result of recipe"):  # it counts
+        run(monkeypatch, words(ready, tmp_path / "esd", "--reference", tmp_path / "distill", samples=other))
+
+
+def test_pictures_that_the_manifest_does_not_name_are_refused(ready, tmp_path, monkeypatch):
+    from lethe import images
+
+    folder = tiny_judges.write_samples(tmp_path / "samples", 1)
+    members = list(images.read_tar(folder / images.TAR))
+    images.write_tar(folder / images.TAR, [*members, ("eval/99.png", members[0][1])])
+    with pytest.raises(UserError, match=r"holds 1 beside the 22 pictures of manifest\.csv, such as eval/99\.png"):
+        run(monkeypatch, words(ready, tmp_path / "out", samples=folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["samples"]
+
+
+def test_grey_real_pictures_are_counted_in_the_record(ready, tmp_path, monkeypatch):
+    from PIL import Image
+
+    folder = tmp_path / "real"
+    shutil.copytree(ready["eval"], folder)
+    with Image.open(folder / "00.png") as picture:
+        picture.convert("L").save(folder / "00.png")
+    run(monkeypatch, words(ready, tmp_path / "out", eval=folder))
+    assert io.read_meta(tmp_path / "out")["converted"] == {str(folder): {"L": 1}}
+    with Image.open(folder / "01.png") as picture:
+        picture.putalpha(7)
+        picture.save(folder / "01.png")
+    with pytest.raises(UserError, match=r"line 2: 01\.png: has transparent parts"):
+        run(monkeypatch, words(ready, tmp_path / "other", eval=folder))
+    assert not (tmp_path / "other").exists()
 
 
 def test_labels_that_the_judge_does_not_know_are_listed(ready, tmp_path, monkeypatch):
@@ -118,7 +172,7 @@ def test_other_prompts_than_those_drawn_are_refused(ready, tmp_path, monkeypatch
 
 
 def test_a_finished_stage_does_not_import_torch(ready, tmp_path, monkeypatch):
-    lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None}}
+    lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None, "unsafe": None}}
     arguments = words(ready, tmp_path / "out", options=lacking)
     run(monkeypatch, arguments)
     code = "import sys; sys.argv[0] = 'score'; from stages import score; score.main(); print('torch' in sys.modules)"

@@ -1,0 +1,139 @@
+"""Attacks erased weights: draws some of the prompts again, with what an attack gives the model in their place.
+
+In: a base model and weights, or the base alone; the concepts and their prompt CSVs, of which --each rows at even steps
+are drawn; what the attack needs: samples of the dense base, encoded pictures. Flags of section sample begin with
+--sample-, the others are the attack's own (--attack NAME --help).
+Out: images.tar and manifest.csv as of stage sample, with the rows' own prompts and seeds, so that pictures before and
+after pair; attack.csv: the text that was given for each, and what the attack says of it; log.csv if it trains;
+meta.json, whose budget is the attack's own, without the drawing.
+A run that was stopped goes on from what the attack has kept when the same command is given again.
+
+    python -m stages.attack --params params.yaml --base models/atelier/pipeline --model out/esd --attack completion \\
+        --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' --each 16 --seed 0 \\
+        --prompts monet=prompts/atelier/monet.csv --originals out/base-samples --strength 0.6 --out out/attacked
+"""
+
+import argparse
+from pathlib import Path
+
+from lethe import cli, io, models, registry
+from lethe.errors import UserError
+from lethe.images import MANIFEST, TAR, write_manifest, write_tar
+from lethe.prompts import Prompt, chosen, read_sets
+from lethe.recipe import of_file, of_model, of_result, recipe
+from lethe.record import Budget, Recorder
+from stages.erase import read_concepts, read_needs
+
+VERSION = 1
+FACTS = "attack.csv"
+
+
+def main() -> None:
+    """Parses, checks, attacks, draws; raises UserError before anything is loaded if the inputs are wrong."""
+    args, name, plugin = parsed()
+    values = cli.section_values(args, f"attack_{name}", plugin)
+    sample = cli.section_values(args, "sample", prefix="sample_")
+    concepts = read_concepts(args.concepts)
+    files = cli.named_paths(args.prompts, "--prompts")
+    rows = read_rows(files, concepts, args.each)
+    models.check_base(args.base, args.revision)
+    models.check_resolution(args.base, args.resolution)
+    folders = ({"model": args.model} if args.model else {}) | read_folders(
+        name, registry.needs(*plugin, values), concepts, args
+    )
+    given = {f"prompts:{concept}": files[concept] for concept in concepts}
+    option = registry.literal(*plugin, "FILES", None)
+    given |= read_files(name, values[option], concepts) if option else {}
+
+    parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
+    parents |= {role: of_file(path) for role, path in given.items()}
+    own = {"attack": name, "options": values, "seed": args.seed, "each": args.each, "concepts": concepts}
+    resolved = own | {"resolution": args.resolution} | sample
+    mine = recipe("attack", VERSION, resolved, parents)
+    if io.is_finished(args.out, mine):
+        print(f"{args.out}: finished, recipe {mine}")
+        return
+    if args.dry_run:
+        print(f"would attack {args.model or args.base} with {name} into {args.out}, recipe {mine}")
+        return
+
+    recorder = Recorder("attack", VERSION, mine, resolved, {"base": Path(args.base), **folders, **given})
+    device = cli.device(args)
+    import torch
+
+    from lethe import attacking, loop
+    from lethe.sampling import Settings
+
+    victim = attacking.prepare(
+        args.base, args.revision, folders, args.resolution, device, concepts, rows, Settings(**sample)
+    )
+    keeping, budget = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds), Budget()
+    found = registry.get("attacks", name).attack(victim, values, args.seed, keeping, budget)
+    with io.result_folder(args.out) as part:
+        entries, members = attacking.draw(victim, found, torch.get_num_threads())
+        write_tar(part / TAR, members)
+        write_manifest(part / MANIFEST, entries)
+        io.write_text(part / FACTS, attacking.facts(victim, found))
+        if found.progress:
+            io.write_text(part / loop.LOG, loop.log_text(found.progress.rows))
+            recorder.started -= found.progress.seconds
+        recorder.write(part, budget=budget, device=str(device), pictures=len(entries), attack=found.about)
+    loop.forget(keeping)
+    print(f"{args.out}: {len(entries)} pictures of {name}")
+
+
+def parsed() -> tuple[argparse.Namespace, str, tuple[str, str]]:
+    """The command line, the attack's name, and its plug-in."""
+    made = cli.parser("attack", __doc__)
+    cli.add_base(made)
+    cli.add_resolution(made)
+    made.add_argument("--attack", required=True, help=f"one of {', '.join(registry.names('attacks'))}")
+    made.add_argument("--model", type=Path, help="weights folder; without it the base model is attacked")
+    made.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {prompt, anchor}}")
+    made.add_argument("--prompts", nargs="+", required=True, metavar="NAME=CSV", help="each concept's prompts")
+    made.add_argument("--each", type=int, required=True, help="prompts of each concept, at even steps of its CSV")
+    made.add_argument("--originals", type=Path, help="samples of the dense base model for the same prompts")
+    made.add_argument("--data", type=Path, help="result of stage encode: the fine-tuning pictures")
+    made.add_argument(
+        "--concept-pictures", nargs="+", default=[], metavar="NAME=FOLDER", help="results of encode: the concepts'"
+    )
+    cli.add_training(made)
+    cli.add_section(made, "sample", prefix="sample_")
+    name = cli.early("attack")
+    plugin = ("attacks", registry.check("attacks", name)) if name else None
+    if plugin:
+        cli.add_section(made, f"attack_{name}", plugin)
+    args = made.parse_args()
+    args.resolution = cli.resolution(args)
+    if args.each < 1:
+        raise UserError(f"--each: {args.each} is not at least 1")
+    return args, name, plugin
+
+
+def read_rows(files: dict[str, Path], concepts: dict, count: int) -> dict[str, list[Prompt]]:
+    """The rows to draw of each concept. Raises UserError for a concept without prompts, or with too few."""
+    missing = [name for name in concepts if name not in files]
+    if missing:
+        raise UserError(f"--prompts: none of {', '.join(missing)}: give NAME=CSV for each of the concepts")
+    sets = read_sets({name: files[name] for name in concepts})
+    return {name: chosen(rows, count, f"--prompts {name}={files[name]}") for name, rows in sets.items()}
+
+
+def read_files(name: str, files: dict[str, str], concepts: dict) -> dict[str, Path]:
+    """The prompt files that an option of the attack names, by role. Raises UserError for a concept without one."""
+    missing = [concept for concept in concepts if concept not in files]
+    if missing:
+        raise UserError(f"{name}: no file of prompts for {', '.join(missing)}; give each of the concepts a CSV")
+    return {f"file:{concept}": Path(files[concept]) for concept in concepts}
+
+
+def read_folders(name: str, needs: list[str], concepts: dict, args: argparse.Namespace) -> dict[str, Path]:
+    """Results that the attack reads beside the weights, by role. Raises UserError for missing ones."""
+    if "originals" in needs and not args.originals:
+        raise UserError(f"--originals: {name} needs what the dense model drew: give samples of the base, all prompts")
+    own = {"originals": args.originals} if "originals" in needs else {}
+    return own | read_needs(name, needs, concepts, args.concept_pictures, args.data)
+
+
+if __name__ == "__main__":
+    cli.run(main)
