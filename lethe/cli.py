@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe import alone, gpus, registry, stopping
+from lethe import alone, gpus, io, registry, stopping
 from lethe import options as opts
 from lethe.errors import UserError
 
@@ -185,7 +185,7 @@ def named_paths(pairs: list[str], what: str) -> dict[str, Path]:
 def device(args: argparse.Namespace) -> "torch.device":
     """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there, and OSError if
     what is to be computed there could not be written in the end."""
-    _check_place(args.out)
+    io.check_place(args.out)
     name = args.device
     if name == "auto":
         gpus.claim()
@@ -210,13 +210,6 @@ def device(args: argparse.Namespace) -> "torch.device":
     return chosen
 
 
-def _check_place(out: Path) -> None:
-    place = next(folder for folder in Path(os.path.abspath(out)).parents if folder.exists())
-    if not os.access(place, os.W_OK):
-        number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
-        raise OSError(number, os.strerror(number), str(out))
-
-
 def run(main: Callable[[], None]) -> None:
     """Runs a command: what a user can mend becomes one line on stderr and an exit code that is not 0.
 
@@ -234,8 +227,13 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        name = re.sub(r"\.part-\d+", "", str(error.filename or "a file"))  # what is to become of it
-        sys.exit(_say(f"{name}: cannot be written: {DISK[error.errno]}, then run again", 3))
+        sys.exit(_say(of_disk(error), 3))
+
+
+def of_disk(error: OSError) -> str:
+    """The line that tells of a disk that does not take what is to be written; the error's number is one of DISK."""
+    name = re.sub(r"\.part-\d+", "", str(error.filename or "a file"))  # what is to become of it
+    return f"{name}: cannot be written: {DISK[error.errno]}, then run again"
 
 
 DISK = {
@@ -245,6 +243,7 @@ DISK = {
     errno.EACCES: "no permission; change its owner or mode",
     errno.EPERM: "not permitted; change its owner or mode",
     errno.ELOOP: "its symbolic links lead in a circle; remove them",
+    errno.ENOTDIR: "a file stands where a folder is wanted; move it away",
     errno.EIO: "the disk does not answer; look after it",
 }
 

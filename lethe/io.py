@@ -4,6 +4,7 @@ A result folder is built beside its place and renamed; `meta.json` is written la
 complete, whatever was killed, and a folder without one counts as absent (DESIGN rule 3).
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -37,6 +38,19 @@ def canonical(value: object) -> str:
 def digest(value: object) -> str:
     """Ten hex characters over the canonical JSON of a value: the hash in addresses."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:10]
+
+
+def check_place(path: Path) -> None:
+    """Raises OSError, naming the folder, if a file or folder could not be made at a path."""
+    place = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists() or folder.is_symlink())
+    number = 0
+    if not place.is_dir():
+        number = errno.ELOOP if place.is_symlink() else errno.ENOTDIR
+    elif not os.access(place, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+    if number:
+        shown = os.path.relpath(place) if not Path(path).is_absolute() else str(place)
+        raise OSError(number, os.strerror(number), shown)
 
 
 @contextmanager

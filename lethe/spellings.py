@@ -13,20 +13,23 @@ from lethe.templates import name
 from lethe.wording import runs, swapped, words
 
 
-def captions(pictures: Encoded, concept: str) -> list[tuple[str, str]]:
-    """Of each encoded picture its caption, and the same without the concept. Raises UserError if they were encoded
-    without anchors, or no caption differs from its anchor; `concept` is its name, for messages."""
+def captions(pictures: Encoded) -> list[tuple[str, str]]:
+    """Of each encoded picture its caption, and the same without the concept, or as it is if they have no anchors."""
+    texts = read_json(pictures.folder / INDEX)["captions"]
+    others = pictures.caption if pictures.anchor is None else pictures.anchor
+    rows = zip(pictures.caption.tolist(), others.tolist(), strict=True)
+    return [(texts[own], texts[other]) for own, other in rows]
+
+
+def check(pictures: Encoded, pairs: Sequence[tuple[str, str]], concept: str) -> None:
+    """Raises UserError if the captions of these pictures say nothing of the concept; its name is for the message."""
     if pictures.anchor is None:
         raise UserError(f"{pictures.folder} ({concept}): pictures encoded without anchors; encode them again")
-    texts = read_json(pictures.folder / INDEX)["captions"]
-    rows = zip(pictures.caption.tolist(), pictures.anchor.tolist(), strict=True)
-    found = [(texts[own], texts[other]) for own, other in rows]
-    if all(own == other for own, other in found):
+    if all(own == other for own, other in pairs):
         raise UserError(
             f"{pictures.folder} ({concept}): every caption is the same without the concept; give another anchor, or "
             "captions that name the concept, and encode the pictures again"
         )
-    return found
 
 
 def spellings(concept: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -35,6 +38,9 @@ def spellings(concept: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> l
 
 
 def reworded(prompt: str, concept: Mapping[str, str], spoken: Sequence[str], new: str) -> str:
-    """The prompt with `new` for what it says of the concept; if it says nothing of it, or nothing else, the anchor with
-    `new` behind."""
-    return swapped(prompt, spoken, new) or f"{concept['anchor']} {new}".strip()
+    """The prompt with `new` for what it says of the concept, or, with an empty `new`, without; if it says nothing of
+    it, or nothing else, the anchor with `new` behind."""
+    found = swapped(prompt, spoken, new) or ""
+    if not new:
+        found = found.strip(" ,;")  # "a tree, style of monet" is "a tree"
+    return found or f"{concept['anchor']} {new}".strip()

@@ -65,7 +65,7 @@ def swapped(text: str, runs: Sequence[str], new: str) -> str | None:
         if not hit and pattern.search(text):
             text, hit = pattern.sub("\0", text, count=1), True
         text = pattern.sub("", text)
-    return " ".join(text.replace("\0", f" {new} ").split()) if hit else None
+    return " ".join(text.replace("\0", new).split()) if hit else None
 
 
 def token_mask(tokenizer: "CLIPTokenizer", caption: str, neutral: str, length: int) -> list[int]:

@@ -5,9 +5,10 @@ import shutil
 import sys
 
 from lethe import options
-from lethe.cli import flags
+from lethe.cli import flags, of_disk
 from lethe.errors import UserError
 from lethe.graph import arguments, made_marker
+from lethe.io import check_place
 from lethe.plan import build
 
 
@@ -43,6 +44,20 @@ except UserError as error:
     sys.exit(2)
 
 RESULTS = {node.folder.name: node for node in PLAN.nodes.values()}
+
+
+def check_places():
+    """Ends the run where it could not write in the end. Snakemake itself meets such a place with a traceback."""
+    try:
+        for name in ["logs", "benchmarks", "results", "reports"]:
+            check_place(os.path.join(name, PARAMS["experiment"], "x"))
+    except OSError as error:
+        print(f"error: {of_disk(error)}", file=sys.stderr)
+        sys.exit(3)
+
+
+onstart:
+    check_places()
 
 
 wildcard_constraints:

@@ -16,7 +16,7 @@ from pathlib import Path
 from lethe import cli, options
 from lethe.errors import UserError
 
-VERSION = 3
+VERSION = 5
 
 
 def main() -> None:

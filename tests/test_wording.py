@@ -1,6 +1,6 @@
 import pytest
 
-from lethe.wording import end_token, neutral, token_mask, words
+from lethe.wording import end_token, neutral, runs, swapped, token_mask, words
 from tests.conftest import tokenizer
 
 PROMPT, ANCHOR = "a painting by monet", "a painting"
@@ -55,3 +55,40 @@ def test_the_end_token_follows_the_last_word(caption, wanted):
     made = tokenizer(10)
     assert end_token(made, caption, 10) == wanted
     assert made(caption, truncation=True, max_length=10).input_ids[wanted] == made.eos_token_id
+
+
+PAIRS = [
+    ("claude monet's little house", "a little house"),
+    ("a tree in the style of monet", "a tree"),
+    ("a tree, as monet would paint it", "a tree"),
+    ("a boat", "a boat"),
+    ("a boat by monet", "a boat"),
+]
+
+
+def test_runs_are_what_captions_say_over_their_plain_forms():
+    """Longest first, and without words that belong to what else is in the picture."""
+    assert runs(PAIRS) == ["as monet would paint it", "in the style of monet", "claude monet's", "by monet"]
+    assert runs([("a nude woman", "a woman"), ("a woman", "a woman")]) == ["nude"]
+    assert runs([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a mountain in the style of monet", "a mountain *"),
+        ("A hut By  Monet, at sea", "A hut *, at sea"),
+        ("claude monet's sun", "* sun"),
+        ("a sun by monet in the style of monet", "a sun *"),
+        ("by monet", "*"),
+        ("standby monet", None),
+        ("a boat", None),
+    ],
+)
+def test_another_word_for_what_speaks_of_the_concept(text, wanted):
+    assert swapped(text, runs(PAIRS), "*") == wanted
+
+
+def test_nothing_in_its_place_takes_it_out():
+    assert swapped("a sun by monet", ["by monet"], "") == "a sun"
+    assert swapped("a sun", [""], "") is None

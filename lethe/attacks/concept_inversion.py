@@ -29,7 +29,7 @@ from lethe.finetune import adamw, advance, answer
 from lethe.loop import Keeping, Training, run
 from lethe.losses import mean_square, schedule
 from lethe.record import Budget
-from lethe.spellings import captions, reworded, spellings
+from lethe.spellings import captions, check, reworded, spellings
 
 NEEDS = ["concepts"]
 OPTIONS = {
@@ -53,15 +53,16 @@ class Learnt(nn.Module):
 
 def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget: Budget) -> Attacked:
     """Learns a word for each concept of the victim; what is asked goes with its embeddings. Raises UserError for
-    pictures encoded without anchors, or with captions that say nothing of the concept."""
+    captions that say nothing of the concept, where sentences are captions."""
     base, concepts, length = victim.base, victim.concepts, tokens.length(victim.base)
     table = schedule(base.scheduler, None, "legacy", victim.device)
-    said = {name: captions(base.concepts[name], name) for name in concepts}
+    said = {name: captions(base.concepts[name]) for name in concepts}
     spoken = {name: spellings(concept, said[name]) for name, concept in concepts.items()}
     texts, starts = {}, {}
     for name, concept in concepts.items():
         lines = [f"{concept['anchor']} {mark(name)}"] * len(said[name])
         if options["sentences"] == "captions":
+            check(base.concepts[name], said[name], name)
             lines = [reworded(caption, concept, spoken[name], mark(name)) for caption, _ in said[name]]
         texts[name] = tokens.with_word(base.tokenizer, lines, mark(name), length, victim.device)
         starts[name] = inversion.sentences(base, [concept], length)[2][0]
@@ -94,7 +95,7 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget
             sentence = tokens.with_word(base.tokenizer, [text], mark(name), length, victim.device)
             with torch.no_grad():
                 states[text] = tokens.encode(base.text_encoder, sentence, learnt.vectors[name][None, None])[0].cpu()
-    pairs = {name: len(set(pairs)) for name, pairs in said.items()}
+    pairs = {name: len(set(own)) for name, own in said.items()}
     return Attacked(asked=asked, states=states, about={"captions": pairs}, progress=progress)
 
 

@@ -32,7 +32,7 @@ from lethe.io import read_json, write_json
 from lethe.loop import Keeping
 from lethe.models import encode_prompts
 from lethe.record import Budget
-from lethe.spellings import captions, reworded, spellings
+from lethe.spellings import captions, check, reworded, spellings
 from lethe.templates import name as named
 
 NEEDS = ["concepts"]
@@ -65,7 +65,8 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget
     asked, states, facts, about = {}, {}, [], {"vocabulary": len(words), "pairs": {}}
     for name, rows in victim.rows.items():
         concept = victim.concepts[name]
-        said = captions(victim.base.concepts[name], name)
+        said = captions(victim.base.concepts[name])
+        check(victim.base.concepts[name], said, name)
         shift, about["pairs"][name] = direction(victim.base.concepts[name])
         spoken = spellings(concept, said)
         allowed = torch.tensor([one for one in words if options["own_name"] or one not in own(base, concept)])

@@ -16,21 +16,24 @@ TOLD = {  # of a protocol in metrics.json, what is told below a table
 
 
 def remarks(runs: Iterable[Run], metrics: Iterable[Metric]) -> list[str]:
-    """Notes "LABEL: what" on the metrics of some runs, each once."""
-    runs, metrics, notes = list(runs), list(metrics), []
-    for metric in metrics:
-        records = [run.records[metric.name] for run in runs if metric.name in run.records]
-        for text in dict.fromkeys(filter(None, map(_protocol, records))):
-            notes.append(f"{metric.label}: {text}")
-        for text in dict.fromkeys(record["warning"] for record in records if "warning" in record):
-            notes.append(f"{metric.label}: warning, {text}")
+    """Notes "LABELS: what" on the printed metrics of some runs, each once, with all that it holds for."""
+    runs = list(runs)
+    found: dict[str, list[str]] = {}
     reasons: dict[str, list[str]] = {}
-    for metric in metrics:
+    for metric in (metric for metric in metrics if not metric.hidden):
+        records = [run.records[metric.name] for run in runs if metric.name in run.records]
+        said = [*map(_protocol, records), *(f"warning, {own['warning']}" for own in records if "warning" in own)]
+        for text in dict.fromkeys(filter(None, said)):
+            found.setdefault(text, []).append(metric.label)
         for reason in dict.fromkeys(run.absent[metric.name] for run in runs if metric.name in run.absent):
             reasons.setdefault(reason, []).append(metric.label)
+    notes = [f"{', '.join(labels)}: {text}" for text, labels in found.items()]
     return notes + [f"not run: {', '.join(labels)} ({reason})" for reason, labels in reasons.items()]
 
 
 def _protocol(record: dict) -> str:
     own = record.get("protocol", {})
-    return ", ".join(form.format(own[key]) for key, form in TOLD.items() if own.get(key) is not None)
+    told = {key: own[key] for key in TOLD if own.get(key) is not None}
+    if isinstance(told.get("features"), dict):  # told whole, as `lethe.judges.protocol` gives it
+        told["features"] = told["features"].get("network") or told["features"].get("mode")
+    return ", ".join(TOLD[key].format(value) for key, value in told.items())

@@ -14,6 +14,11 @@ REFERENCES = ("base", "pruned", "distill")  # arms that erase nothing
 KEYS = ("set", "case_number", "seed", "file")
 
 
+# Reasons of stage score that tell of no lack: a reference does not drift from itself, and what nobody asked for is not
+# missed. Their cells are dashes.
+BY_NATURE = ("these are the ", "no object is erased", "no pair of texts", "no concept of kind unsafe")
+
+
 @dataclass(frozen=True)
 class Run:
     """One row of a table with one training seed: folders of its metrics, its samples and the chain of its weights.
@@ -90,8 +95,9 @@ class Run:
 
     @cached_property
     def absent(self) -> dict[str, str]:
-        """Metric -> why it was not measured."""
-        return read_meta(self.metrics).get("absent", {})
+        """Metric -> why it was not measured, but for those that this run has not by nature (BY_NATURE)."""
+        found = read_meta(self.metrics).get("absent", {})
+        return {name: reason for name, reason in found.items() if not reason.startswith(BY_NATURE)}
 
     @cached_property
     def reference(self) -> str:

@@ -185,6 +185,7 @@ def test_cp_is_the_share_of_prompts_whose_similarity_fell(work, table, tmp_path)
     table["clip"] = np.arange(len(table), dtype=float)
     reference = table.assign(clip=[1.0, 1.0, 1.5, 4.0, *[0.0] * 7])[::-1]  # another order of rows
     reference.to_csv(tmp_path / "scores.csv", index=False)
+    (tmp_path / "meta.json").write_text("{}")
     columns, metrics = cp.measure(dataclasses.replace(work, reference=tmp_path), table)
     np.testing.assert_array_equal(columns["cp"], [1, 0, 0, 1, *[np.nan] * 7])
     assert (metrics["cp"].value, metrics["cp"].n) == (50, 4)
@@ -214,6 +215,7 @@ def test_csd_is_relative_to_the_reference(work, table, monkeypatch, tmp_path):
     assert metrics["csd"].value == pytest.approx(100)  # the reference itself
     assert (metrics["csd"].lo, metrics["csd"].hi) == pytest.approx((100, 100))
     table.assign(csd=[90, 70, 60, 80, *[np.nan] * 7]).to_csv(tmp_path / "scores.csv", index=False)
+    (tmp_path / "meta.json").write_text("{}")
     seeing = describing(monkeypatch, work, [[2, 0], [0, 2]], embeddings)
     columns, metrics = csd.measure(dataclasses.replace(seeing, reference=tmp_path), table)
     np.testing.assert_allclose(columns["csd"][:4], 100 * np.array([1, 1.24, 1.4, 1.4]) / np.sqrt(2), rtol=1e-6)

@@ -81,6 +81,7 @@ def test_the_nearer_text_is_picked_and_flips_are_counted_against_the_reference(n
 
     before = table.assign(pair=[1, 0, 1, 1, 0, 1, 0, 1, np.nan, 0])
     before.to_csv(tmp_path / "scores.csv", index=False)
+    (tmp_path / "meta.json").write_text("{}")
     columns, metrics = pair.measure(work_of(ROWS, list(MAN), LOOK, reference=tmp_path), table)
     np.testing.assert_array_equal(columns["pair_flip"], [0, 1, 0, 1, 0, 1, 0, 0, np.nan, 0])
     assert (metrics["pair"].value, metrics["pair"].n) == (50, 6)
@@ -200,6 +201,7 @@ def test_a_scored_run_has_it_with_the_texts_and_the_weights_in_its_record(judge_
             found.append(scoring.score(work))
         if len(found) == 1:
             found[0].table.drop(columns="prompt").to_csv(tmp_path / "scores.csv", index=False)
+            (tmp_path / "meta.json").write_text("{}")
             write_json(tmp_path / "meta.json", {"parents": {"samples": {"folder": str(tmp_path / "samples1")}}})
     tables = [one.table[one.table["set"] == "monet"] for one in found]
     flips = (tables[0]["pair"].to_numpy() != tables[1]["pair"].to_numpy()).astype(float)

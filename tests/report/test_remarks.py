@@ -41,7 +41,7 @@ def test_each_remark_stands_once(plan):
         "CLIP: ViT-B-32-quickgelu@openai",
         "FID: features clean, mode clean, 40 drawn, 30 real pictures",
         f"FID: warning, {WARNING}",
-        f"not run: CSD, CSD raw ({REASON})",
+        f"not run: CSD ({REASON})",
         "not run: CRA, Content (no judge)",
     ]
 

@@ -5,6 +5,7 @@ more memory than it asked for, and a Snakemake that is killed and started again 
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,8 +108,9 @@ def training(root: Path) -> int | None:
 def test_the_chain_survives_what_clusters_do(root, slurm, monkeypatch):
     first = started(root, slurm)
     pid = wait_for("training", lambda: training(root), first, root)
-    gpus = slurm.call("squeue", "-h", "-t", "RUNNING", "-o", "%b %P")
-    assert "gpu:1" in gpus and "cpu" in gpus
+    own = dict(word.split(b"=", 1) for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in word)
+    assert own[b"CUDA_VISIBLE_DEVICES"] in (b"0", b"1")  # one of the node's two
+    assert re.search(r"TresPerJob=gres:gpu:1\b", slurm.call("scontrol", "show", "job", "-o"))
 
     # the parent dies, its jobs run on; started again at once it makes nothing twice
     os.kill(pid, signal.SIGSTOP)  # so that the training runs into its limit of one minute

@@ -1,0 +1,91 @@
+"""What stands around results: times of files, leftovers of killed runs, a place for logs that is none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lethe import alone, collect, plan
+from lethe.errors import UserError
+from lethe.graph import made_marker
+from lethe.io import write_json
+from tests import experiments
+
+ENV = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+YEARS = (946684800, 2145916800)  # 2000 and 2038
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_base, tiny_pictures):
+    """An experiment whose results and report stand there, though nobody made them, and its plan."""
+    root = tmp_path_factory.mktemp("workflow")
+    experiments.copy_repository(root)
+    values = experiments.write(root, tiny_base, tiny_pictures)
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(root)
+        subprocess.run(values["pictures"]["make"], shell=True, check=True)
+        found = plan.build(values)
+        for node in found.nodes.values():
+            write_json(Path(node.meta), {"recipe": node.recipe})
+        report = Path(found.stamp).parent
+        for path in (made_marker(values), found.stamp, report / "index.html", *report_tables(report)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).touch()
+        write_json(Path(found.file), found.as_json())
+    return root, found
+
+
+def report_tables(report: Path) -> list[Path]:
+    return [report / "tables" / name for name in ("style.csv", "style_paired.csv")]
+
+
+def snakemake(root: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["snakemake", *words], cwd=root, env=ENV, capture_output=True, text=True)
+
+
+def test_a_clock_set_back_or_ahead_makes_nothing_again(finished):
+    root, found = finished
+    nodes = [root / node.meta for node in found.nodes.values()]
+    for number, path in enumerate([*nodes, root / found.file, root / found.stamp]):
+        os.utime(path, (YEARS[number % 2],) * 2)
+    os.utime(root / "params.yaml", (YEARS[1],) * 2)
+    done = snakemake(root, "-n")
+    assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr, done.stderr
+    for number, path in enumerate([*nodes, root / found.file, root / found.stamp]):
+        os.utime(path, (YEARS[1 - number % 2],) * 2)
+    done = snakemake(root, "-n")
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_what_killed_runs_left_is_collected_and_nothing_else(finished, monkeypatch, capsys):
+    root, found = finished
+    monkeypatch.chdir(root)
+    nodes = list(found.nodes.values())
+    done, waiting = nodes[0], nodes[-1]
+    Path(waiting.meta).rename("kept.json")
+    gone = "0123456789"
+    log = Path("logs", found.params["experiment"], "weights/esd") / f"b080-all-s0-{gone}.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    left = [
+        Path("state") / done.recipe,
+        Path("state") / gone,
+        Path(f"{done.folder}.part-77"),
+        Path(f"reports/{found.params['experiment']}.part-77"),
+    ]
+    stays = [Path("state") / waiting.recipe, Path("state/fedcba9876"), Path("state/features"), Path("state/pretrain")]
+    for folder in [*left, *stays]:
+        folder.mkdir(parents=True)
+        (folder / "x").touch()
+    monkeypatch.setattr("sys.argv", ["collect", "params.yaml"])
+    with alone.alone(done.folder), pytest.raises(UserError, match=r"state/locks/\w+: held by a stage that works here"):
+        collect.main()
+    assert all(folder.is_dir() for folder in left)
+    collect.main()
+    assert not any(folder.exists() for folder in left)
+    assert all((folder / "x").is_file() for folder in stays)
+    assert {line.split(" (")[0] for line in capsys.readouterr().out.splitlines()[:-1]} >= set(map(str, left))
+    Path("kept.json").rename(waiting.meta)
+    assert all(Path(node.meta).is_file() for node in nodes)
