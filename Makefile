@@ -16,6 +16,7 @@ PYTHON ?= python3
 EXPERIMENT ?= params.yaml
 CORES ?= all
 DRY_RUN ?=
+WORKERS ?= 2
 KILLS ?= 200
 SEED ?= 0
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -30,7 +31,7 @@ status: setup
 	@python -m lethe.status $(EXPERIMENT)
 
 test: setup
-	@python -m pytest
+	@python -m pytest -n $(WORKERS) --dist loadfile
 
 soak: setup
 	@LETHE_KILLS=$(KILLS) LETHE_SEED=$(SEED) python -m pytest -s tests/faults/test_kills.py

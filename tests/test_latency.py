@@ -32,9 +32,9 @@ def test_median_milliseconds_by_batch(monkeypatch):
     nets = {"dense": Waiting("dense", 0.004, calls), "kept": Waiting("kept", 0.002, calls)}
     started = time.monotonic()
     found = latency.compare(nets, (4, 2, 2), 3, torch.device("cpu"))
-    assert time.monotonic() - started < 2.5
-    assert found["dense"]["1"] == pytest.approx(4, rel=0.5)
-    assert found["kept"]["8"] == pytest.approx(16, rel=0.5)
+    assert time.monotonic() - started < 25
+    assert 4 <= found["dense"]["1"] < 40  # a busy machine wakes sleepers late, never early
+    assert 16 <= found["kept"]["8"] < 160
     assert found["kept"]["1"] < found["dense"]["1"]
     for batch in (1, 8):
         turns = [name for name, size in calls if size == batch][4:]  # two passes each to warm up
