@@ -3,7 +3,6 @@
 import time
 from types import SimpleNamespace
 
-import pytest
 import torch
 
 from lethe import latency, precision

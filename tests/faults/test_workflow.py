@@ -93,14 +93,14 @@ def test_what_killed_runs_left_is_collected_and_nothing_else(finished, monkeypat
 
 def test_a_place_for_logs_that_is_none_is_one_line_before_any_job(finished):
     root, found = finished
-    first = Path(root / next(iter(found.nodes.values())).meta)
-    first.rename(root / "kept.json")
+    stamp = root / found.stamp
+    stamp.rename(root / "kept.json")
     (root / "logs").mkdir(exist_ok=True)
     (root / "logs").rename(root / "logs.away")
     (root / "logs").write_text("in the way")
     done = snakemake(root, "--cores", "1")
     (root / "logs").unlink()
-    (root / "kept.json").rename(first)
+    (root / "kept.json").rename(stamp)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     wanted = "error: logs: cannot be written: a file stands where a folder is wanted; move it away, then run again"
     assert (done.returncode, lines) == (3, [wanted]), done.stderr
