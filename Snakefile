@@ -41,3 +41,7 @@ rule samples:
 rule metrics:
     input:
         ancient(get_metas("metrics")),
+
+
+onerror:
+    say_advice(log)

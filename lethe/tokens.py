@@ -5,7 +5,8 @@ again as it was written: "ox" is the end of a word or the beginning of another, 
 search may take `vocabulary` alone: tokens that are whole words, each read back as itself, with spaces between.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import AddedToken
 
 from lethe.errors import UserError
 
@@ -161,6 +163,26 @@ def put(text_encoder: nn.Module, places: Tensor, vectors: Tensor) -> Iterator[No
         yield
     finally:
         handle.remove()
+
+
+def teach(base: SimpleNamespace, words: Mapping[str, Tensor]) -> None:
+    """Gives `base` copies of its tokenizer and text encoder that know further words, with these embeddings [W].
+
+    Whoever reads the text by himself then reads them too, as an eraser does that acts while sampling.
+    """
+    base.tokenizer, base.text_encoder = copy.deepcopy(base.tokenizer), copy.deepcopy(base.text_encoder)
+    base.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    ids = base.tokenizer.convert_tokens_to_ids(list(words))
+    old = base.text_encoder.get_input_embeddings().weight.detach()
+    table = nn.Embedding(max(len(old), *(one + 1 for one in ids)), old.shape[1], dtype=old.dtype, device=old.device)
+    with torch.no_grad():
+        table.weight[: len(old)] = old
+        table.weight[ids] = torch.stack([vector.to(old) for vector in words.values()])
+    base.text_encoder.set_input_embeddings(table.requires_grad_(False))
+    base.text_encoder.config.vocab_size = table.num_embeddings
+    for module in base.text_encoder.modules():
+        if hasattr(module, "eos_token_id"):  # 2, as in old configurations, makes the end the token of the highest id
+            module.eos_token_id = base.tokenizer.eos_token_id
 
 
 def simplex(values: Tensor) -> Tensor:

@@ -21,4 +21,4 @@ rule attack:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.attack {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.attack {params.arguments} --threads {threads} > {log} 2>&1"

@@ -5,6 +5,7 @@ import shutil
 import sys
 
 from lethe import options
+from lethe.advice import advice
 from lethe.cli import flags, of_disk
 from lethe.errors import UserError
 from lethe.graph import arguments, made_marker
@@ -97,6 +98,10 @@ def get_parents(wildcards):
     return get_missing([parent.meta for parent in node.made_from] + made, node.meta)
 
 
+# Rules `exec` their stage, so that no shell stands between it and SIGTERM: a shell would end at once, and with it the
+# job, before the stage has saved its state.
+
+
 def get_gpus(wildcards):
     """GPUs of a job that trains or draws: one on a cluster, and here if there is any. Without one, cores alone decide how
     many jobs run at once."""
@@ -106,3 +111,10 @@ def get_gpus(wildcards):
 def get_arguments(wildcards):
     """The values of a result, as flags of its stage."""
     return shlex.join(arguments(RESULTS[wildcards.result]))
+
+
+def say_advice(file):
+    """What to do, where the log of a failed workflow tells it."""
+    with open(file, encoding="utf-8", errors="replace") as text:
+        for line in advice(text.read()):
+            print(f"advice: {line}", file=sys.stderr)

@@ -39,4 +39,4 @@ rule encode:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.encode {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.encode {params.arguments} --threads {threads} > {log} 2>&1"

@@ -21,4 +21,4 @@ rule score:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.score {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.score {params.arguments} --threads {threads} > {log} 2>&1"

@@ -51,5 +51,5 @@ rule report:
         experiment=PARAMS["experiment"],
         arguments=shlex.join(flags(PARAMS["report"])),
     shell:
-        "python -m stages.report --plan {input.plan} --experiment {params.experiment} --out {params.out}"
+        "exec python -m stages.report --plan {input.plan} --experiment {params.experiment} --out {params.out}"
         " {params.arguments} > {log} 2>&1"

@@ -21,4 +21,4 @@ rule sample:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.sample {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.sample {params.arguments} --threads {threads} > {log} 2>&1"

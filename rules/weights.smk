@@ -20,7 +20,7 @@ rule prune:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.prune {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.prune {params.arguments} --threads {threads} > {log} 2>&1"
 
 
 rule distill:
@@ -44,7 +44,7 @@ rule distill:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.distill {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.distill {params.arguments} --threads {threads} > {log} 2>&1"
 
 
 rule bilevel:
@@ -68,7 +68,7 @@ rule bilevel:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.bilevel {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.bilevel {params.arguments} --threads {threads} > {log} 2>&1"
 
 
 rule erase:
@@ -93,4 +93,4 @@ rule erase:
     params:
         arguments=get_arguments,
     shell:
-        "python -m stages.erase {params.arguments} --threads {threads} > {log} 2>&1"
+        "exec python -m stages.erase {params.arguments} --threads {threads} > {log} 2>&1"

@@ -52,8 +52,11 @@ class Learnt(nn.Module):
 
 
 def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget: Budget) -> Attacked:
-    """Learns a word for each concept of the victim; what is asked goes with its embeddings. Raises UserError for
-    captions that say nothing of the concept, where sentences are captions."""
+    """Learns a word for each concept of the victim; what is asked goes with its embeddings.
+
+    `victim.base` gets copies of its tokenizer and text encoder that know the words, for an eraser that reads the text
+    while sampling. Raises UserError for captions that say nothing of the concept, where sentences are captions.
+    """
     base, concepts, length = victim.base, victim.concepts, tokens.length(victim.base)
     table = schedule(base.scheduler, None, "legacy", victim.device)
     said = {name: captions(base.concepts[name]) for name in concepts}
@@ -95,6 +98,7 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget
             sentence = tokens.with_word(base.tokenizer, [text], mark(name), length, victim.device)
             with torch.no_grad():
                 states[text] = tokens.encode(base.text_encoder, sentence, learnt.vectors[name][None, None])[0].cpu()
+    tokens.teach(base, {mark(name): learnt.vectors[name].detach() for name in concepts})
     pairs = {name: len(set(own)) for name, own in said.items()}
     return Attacked(asked=asked, states=states, about={"captions": pairs}, progress=progress)
 

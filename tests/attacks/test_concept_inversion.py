@@ -4,8 +4,9 @@ import dataclasses
 import pytest
 import torch
 
-from lethe import cutting, loop, losses
+from lethe import attacking, cutting, loop, losses
 from lethe.attacks import concept_inversion
+from lethe.erasers import safree
 from lethe.errors import UserError
 from lethe.models import encode_prompts
 from lethe.prompts import Prompt
@@ -71,11 +72,12 @@ def test_the_victims_loss_is_lowered_and_nothing_else_changes(own, tmp_path, sen
         for name in own.concepts
     }
     own = dataclasses.replace(own, rows=rows)
-    before = copy.deepcopy(own.unet), copy.deepcopy(own.base.text_encoder)
+    encoder = own.base.text_encoder
+    before = copy.deepcopy(own.unet), copy.deepcopy(encoder)
     start, _ = run(own, tmp_path / "start", sentences=sentences, steps=1, lr=1e-12)
     found, budget = run(own, tmp_path / "state", sentences=sentences, steps=60, batch=6, lr=0.1)
     assert same(own.unet, before[0])
-    assert same(own.base.text_encoder, before[1])
+    assert same(encoder, before[1])
     assert budget == Budget(student_forward=720, student_backward=720)
     pictures = torch.tensor([0, 1, 2, 3] if sentences == "anchor" else [2, 3]).repeat(6)
     for name in own.concepts:
@@ -130,6 +132,46 @@ def test_the_word_is_in_what_the_text_encoder_reads_of_a_long_prompt(own, tmp_pa
     plain = encode_prompts(own.base.tokenizer, own.base.text_encoder, ["abcdefghijklmnopqrst"])[0]
     torch.testing.assert_close(state[:13], plain[:13])
     assert not torch.allclose(state[14], plain[14])
+
+
+@pytest.mark.parametrize("eos", [None, 2])
+def test_who_reads_the_text_reads_the_word(own, tmp_path, eos):
+    """As an eraser does that acts while sampling: one token more, in its place, and the end token is the end."""
+    tokenizer, encoder = own.base.tokenizer, own.base.text_encoder
+    for module in [*encoder.modules()] if eos else []:
+        if hasattr(module, "eos_token_id"):
+            module.eos_token_id = eos  # as in old configurations
+    plain, before = encode_prompts(tokenizer, encoder, ["a boat"]), len(tokenizer)
+    found, _ = run(own, tmp_path / "state")
+    base = own.base
+    assert len(tokenizer) == before
+    assert base.tokenizer is not tokenizer
+    assert base.text_encoder is not encoder
+    text = found.asked["monet", 0]
+    assert text == "a boat <monet>"
+    assert len(base.tokenizer(text).input_ids) == len(tokenizer("a boat").input_ids) + 1
+    for one, state in found.states.items():
+        torch.testing.assert_close(encode_prompts(base.tokenizer, base.text_encoder, [one])[0], state)
+    assert torch.equal(encode_prompts(base.tokenizer, base.text_encoder, ["a boat"]), plain)
+    read = base.tokenizer(text, return_tensors="pt").input_ids
+    output = base.text_encoder(read)
+    torch.testing.assert_close(output.pooler_output, output.last_hidden_state[:, -1])
+
+
+def test_an_eraser_that_guides_sampling_meets_the_word(own, tmp_path, monkeypatch):
+    record = {"eraser": "safree", "texts": ["a painting by monet"], "alpha": 0.01, "gamma": None, "padding": True}
+    own, seen = dataclasses.replace(own, guidance=record), []
+    found, _ = run(own, tmp_path / "state")
+    move = safree.move
+    monkeypatch.setattr(
+        safree,
+        "move",
+        lambda base, text, *more: (seen.append((text, len(safree.tokens(base, text)))), move(base, text, *more))[1],
+    )
+    entries, _ = attacking.draw(own, found, 1)
+    assert len(entries) == 6
+    lengths = dict(seen)
+    assert lengths["a boat <monet>"] == len(own.base.tokenizer("a boat").input_ids) + 1
 
 
 def test_captions_that_say_nothing_of_the_concept_are_refused_where_they_are_read(tiny_base, tmp_path):

@@ -136,6 +136,13 @@ def test_it_works_on_a_pruned_net(tiny_base, tmp_path):
     assert len(run(own, tmp_path)[0].asked) == 6
 
 
+def test_a_guided_victim_is_searched_on_its_net_alone(tiny_base, tmp_path):
+    own = hearing(tiny_base)
+    guided = dataclasses.replace(own, guidance={"eraser": "sld", "text": "monet", "preset": "max"})
+    plain, found = run(own, tmp_path / "plain")[0], run(guided, tmp_path / "guided")[0]
+    assert (found.asked, found.facts) == (plain.asked, plain.facts)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

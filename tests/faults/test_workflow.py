@@ -14,6 +14,7 @@ from lethe.io import write_json
 from tests import experiments
 
 ENV = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+NOTHING = "Nothing to be done"
 YEARS = (946684800, 2145916800)  # 2000 and 2038
 
 
@@ -41,8 +42,11 @@ def report_tables(report: Path) -> list[Path]:
     return [report / "tables" / name for name in ("style.csv", "style_paired.csv")]
 
 
-def snakemake(root: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["snakemake", *words], cwd=root, env=ENV, capture_output=True, text=True)
+def snakemake(root: Path, *words: str) -> tuple[int, str]:
+    """Exit code, and what it says on both streams."""
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(["snakemake", *words], cwd=root, env=ENV, **how)
+    return done.returncode, done.stdout
 
 
 def test_a_clock_set_back_or_ahead_makes_nothing_again(finished):
@@ -51,12 +55,10 @@ def test_a_clock_set_back_or_ahead_makes_nothing_again(finished):
     for number, path in enumerate([*nodes, root / found.file, root / found.stamp]):
         os.utime(path, (YEARS[number % 2],) * 2)
     os.utime(root / "params.yaml", (YEARS[1],) * 2)
-    done = snakemake(root, "-n")
-    assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr, done.stderr
+    assert NOTHING in snakemake(root, "-n")[1]
     for number, path in enumerate([*nodes, root / found.file, root / found.stamp]):
         os.utime(path, (YEARS[1 - number % 2],) * 2)
-    done = snakemake(root, "-n")
-    assert "Nothing to be done" in done.stdout + done.stderr
+    assert NOTHING in snakemake(root, "-n")[1]
 
 
 def test_what_killed_runs_left_is_collected_and_nothing_else(finished, monkeypatch, capsys):
@@ -98,11 +100,11 @@ def test_a_place_for_logs_that_is_none_is_one_line_before_any_job(finished):
     (root / "logs").mkdir(exist_ok=True)
     (root / "logs").rename(root / "logs.away")
     (root / "logs").write_text("in the way")
-    done = snakemake(root, "--cores", "1")
+    code, said = snakemake(root, "--cores", "1")
     (root / "logs").unlink()
     (root / "kept.json").rename(stamp)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
     wanted = "error: logs: cannot be written: a file stands where a folder is wanted; move it away, then run again"
-    assert (done.returncode, lines) == (3, [wanted]), done.stderr
-    assert "Traceback" not in done.stderr and "rule plan" not in done.stderr
-    assert "Nothing to be done" in snakemake(root, "-n").stderr, "it left a lock, or took something away"
+    assert (code, lines) == (3, [wanted]), said
+    assert "Traceback" not in said and "rule plan" not in said
+    assert NOTHING in snakemake(root, "-n")[1], "it left a lock, or took something away"
