@@ -186,9 +186,10 @@ def real(folder: Path, key: Sequence[str], network: Callable, cache: Path | None
     """
     path = cache / f"{digest(['features', CACHE_VERSION, *key])}.safetensors" if cache else None
     if path and path.is_file():
-        told = tensors.metadata(path)
-        features = tensors.load(path)["features"].double().numpy()
-        return Real(features, told["sha256"], json.loads(told["converted"]))
+        told, features = tensors.metadata(path), tensors.load(path)["features"]
+        if told.get("own") == _hash(features):
+            return Real(features.double().numpy(), told["sha256"], json.loads(told["converted"]))
+        print(f"{path}: is not what was kept; {folder} is looked at again", flush=True)
     found, modes, hashed, made = pictures.read(folder, prompt="", plain=True), Counter(), hashlib.sha256(), []
     for start in range(0, len(found), BATCH):
         batch, files = [], []
@@ -206,5 +207,10 @@ def real(folder: Path, key: Sequence[str], network: Callable, cache: Path | None
     features, converted = np.concatenate(made), dict(modes)
     if path:
         told = {"sha256": hashed.hexdigest(), "converted": json.dumps(converted), "folder": str(folder)}
-        tensors.save(path, {"features": torch.from_numpy(features)}, told)
+        own = torch.from_numpy(features)
+        tensors.save(path, {"features": own}, told | {"own": _hash(own)})
     return Real(features.astype(np.float64), hashed.hexdigest(), converted)
+
+
+def _hash(features: torch.Tensor) -> str:
+    return hashlib.sha256(features.contiguous().numpy().tobytes()).hexdigest()

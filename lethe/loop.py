@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from lethe import stopping, tensors
+from lethe.alone import alone
 from lethe.checkpoints import Checkpoints
 from lethe.errors import UserError
 from lethe.io import PARTS, read_json, write_text
@@ -72,8 +73,15 @@ def run(
     averaged weights: decay min(ema, (1 + k) / (10 + k)), as in diffusers.
     Returned `rows` are those of the log: step, and each loss's mean since the row before; `seconds` is the time that
     earlier, killed runs spent. Raises UserError naming the step if a loss or a weight is not finite; such weights are
-    never written.
+    never written. Two runs of one recipe, of two experiments perhaps, take turns.
     """
+    with alone(keeping.folder):
+        return _run(training, steps, keeping, budgets, ema)
+
+
+def _run(
+    training: Training, steps: int, keeping: Keeping, budgets: Mapping[str, Budget], ema: float | None
+) -> Progress:
     device = next(training.modules["student"].parameters()).device
     average = (
         {f"ema.{k}": v.detach().clone() for k, v in training.modules["student"].state_dict().items()} if ema else {}

@@ -6,7 +6,7 @@ with a line, and drawn again.
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,19 @@ class Tiles:
             else:
                 print(f"{path}: is not what was saved; that tile is drawn again", flush=True)
         return whole
+
+    def filled(self, wanted: Mapping[int, list], draw: Callable[[list[list]], Generator]) -> list[Path]:
+        """A file for each tile, in order. `wanted`: first row -> rows. `draw` is given the tiles that are missing, and
+        yields the members of each; it is run to its end even if none is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = self.found()
+        missing = {start: tile for start, tile in wanted.items() if start not in files}
+        with contextlib.closing(draw([*missing.values()])) as drawn:
+            for number, (start, members) in enumerate(zip(missing, drawn, strict=True), 1):
+                files[start] = self.save(start, members)
+                if number * 10 // len(missing) > (number - 1) * 10 // len(missing):
+                    print(f"{len(files)} of {len(wanted)} tiles", flush=True)
+        return [files[start] for start in wanted]
 
     def save(self, start: int, members: Iterable[tuple[str, bytes]]) -> Path:
         """Writes a tile beside its place and renames it. A full disk raises OSError, and the others stay."""

@@ -11,12 +11,12 @@ it was and ends in the same pictures.
 """
 
 import argparse
-import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lethe import cli, guidance, io
+from lethe.alone import alone
 from lethe.errors import UserError
 from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
 from lethe.models import check_base, check_resolution, check_unet
@@ -57,29 +57,12 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"would draw {len(rows)} pictures with {args.model or args.base} into {args.out}")
         return
 
-    from lethe.sampling import tiles
-
     device = cli.device(args)
     sources = {"base": Path(args.base), "model": args.model} | {f"prompts:{name}": path for name, path in paths.items()}
     recorder = Recorder("sample", VERSION, own, resolved, {role: path for role, path in sources.items() if path})
     kept = Tiles(args.state or Path("state") / own, own)
-    kept.folder.mkdir(parents=True, exist_ok=True)
-    wanted = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}
-    files, facts = kept.found(), {}
-    missing = {start: tile for start, tile in wanted.items() if start not in files}
-    with contextlib.closing(draw(args, device, values, record, [*missing.values()], facts)) as drawn:
-        for number, (start, members) in enumerate(zip(missing, drawn, strict=True), 1):
-            files[start] = kept.save(start, members)
-            if number * 10 // len(missing) > (number - 1) * 10 // len(missing):
-                print(f"{len(files)} of {len(wanted)} tiles", flush=True)
-    with io.result_folder(args.out) as part:
-        write_tar(part / TAR, (member for start in wanted for member in read_tar(files[start])))
-        members = zip(rows, read_tar(part / TAR), strict=True)
-        write_manifest(part / MANIFEST, (entry(row, file, content) for row, (file, content) in members))
-        passes = len(wanted) * values["tile"] * values["steps"] * guidance.passes(record, values["guidance"])
-        budget = Budget(student_forward=passes) if args.model else Budget(teacher_forward=passes)
-        recorder.write(part, budget=budget, device=str(device), pictures=len(rows), **facts)
-    kept.forget()
+    with alone(kept.folder):  # two experiments may want the same pictures
+        make(args, device, values, record, rows, kept, recorder)
     print(f"{args.out}: {len(rows)} pictures")
 
 
@@ -100,6 +83,24 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     if (args.prompt is None) != (args.count is None) or (args.count is not None and args.count < 1):
         raise UserError("--prompt TEXT and --count N (at least 1) belong together")
     return args
+
+
+def make(
+    args: argparse.Namespace, device: object, values: dict, record: dict | None, rows: list, kept: Tiles, told: Recorder
+) -> None:
+    """Draws the tiles that are missing, and puts all together."""
+    from lethe.sampling import tiles
+
+    wanted, facts = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}, {}
+    files = kept.filled(wanted, lambda missing: draw(args, device, values, record, missing, facts))
+    with io.result_folder(args.out) as part:
+        write_tar(part / TAR, (member for path in files for member in read_tar(path)))
+        members = zip(rows, read_tar(part / TAR), strict=True)
+        write_manifest(part / MANIFEST, (entry(row, file, content) for row, (file, content) in members))
+        passes = len(wanted) * values["tile"] * values["steps"] * guidance.passes(record, values["guidance"])
+        budget = Budget(student_forward=passes) if args.model else Budget(teacher_forward=passes)
+        told.write(part, budget=budget, device=str(device), pictures=len(rows), **facts)
+    kept.forget()
 
 
 def draw(

@@ -78,7 +78,7 @@ def started(root: Path, slurm, *words: str) -> subprocess.Popen:
     return subprocess.Popen(words, cwd=root, env=environment(slurm), stdout=log, stderr=log, start_new_session=True)
 
 
-def wait_for(what: str, found, process: subprocess.Popen, root: Path, seconds: float = 240) -> object:
+def wait_for(what: str, found, process: subprocess.Popen, root: Path, seconds: float = 400) -> object:
     end = time.monotonic() + seconds
     while True:
         value = found()
@@ -93,7 +93,7 @@ def wait_for(what: str, found, process: subprocess.Popen, root: Path, seconds: f
 def training(root: Path) -> int | None:
     """Process of the distilling stage once it has taken its first step."""
     logs = list((root / "logs").glob("*/weights/distill/*.log"))
-    if not any("step 1/" in log.read_text() for log in logs):
+    if not any("\nstep " in log.read_text() for log in logs):
         return None
     for place in Path("/proc").glob("[0-9]*"):
         try:
