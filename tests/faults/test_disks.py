@@ -90,8 +90,8 @@ def test_results_that_cannot_be_written_are_one_line(name, commands, nursery, tm
         code, said = nursery.run(name, commands[name].at(tmp_path))
         assert code == 3, said
         line = one_line(said)
-        wanted = f"error: {tmp_path}/results/out: cannot be written: the file system is mounted read-only"
-        assert line.startswith(wanted)
+        assert line.startswith(f"error: {tmp_path}/results")  # the folder, or what was to be made in it
+        assert ": cannot be written: the file system is mounted read-only" in line
     with capsys.disabled():
         print(f"\n{line}")
 

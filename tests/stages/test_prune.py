@@ -162,7 +162,7 @@ def test_dense_weights_may_be_given(tiny_base, tmp_path, monkeypatch):
         for parameter in dense.parameters():
             parameter.mul_(0.5)
     models.save_unet(dense, None, tmp_path / "dense")
-    (tmp_path / "dense" / "meta.json").write_text(json.dumps({"recipe": "0123456789", "files": {}}))
+    (tmp_path / "dense" / "meta.json").write_text(json.dumps({"recipe": "0123456789"}))
     words = ["--base", tiny_base, "--model", tmp_path / "dense", "--budget", "0.8", "--device", "cpu", *SETTINGS]
     run(monkeypatch, *words, "--out", tmp_path / "out")
     unet, meta = models.load_unet(tmp_path / "out"), json.loads((tmp_path / "out" / "meta.json").read_text())
