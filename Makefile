@@ -31,7 +31,7 @@ status: setup
 	@python -m lethe.status $(EXPERIMENT)
 
 test: setup
-	@python -m pytest -n $(WORKERS) --dist loadfile
+	@python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: setup
 	@LETHE_KILLS=$(KILLS) LETHE_SEED=$(SEED) python -m pytest -s tests/faults/test_kills.py

@@ -195,7 +195,7 @@ def test_after_clone_pull_and_a_change_no_number_is_older_than_its_parameters(ch
     run(clone, "dvc", "exp", "run", "-q", "-S", "bilevel.upper_lr=3.0e-3")
     assert "bilevel.upper_lr" in run(clone, "dvc", "params", "diff")
     changed = json.loads(run(clone, "dvc", "metrics", "diff", "--json"))["reports/atelier/summary.json"]
-    assert changed and {name.split(".")[0] for name in changed} <= {"bilevel", "attacks"}
+    assert changed and {name.split(".")[0] for name in changed} <= {"bilevel", "attacks", "solvers"}
     run(clone, "dvc", "plots", "diff", "-o", str(tmp_path / "plots"))
     assert {path.name.split("_")[0] for path in (tmp_path / "plots/static").iterdir()} == {"workspace", "HEAD"}
     after = finished(clone)

@@ -27,6 +27,7 @@ from tests.tiny_judges import clip, resnet
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(cluster.missing() is not None, reason=str(cluster.missing())),
+    pytest.mark.skipif("LETHE_SLURM" not in os.environ, reason="takes minutes: LETHE_SLURM=1 make test runs it"),
 ]
 BIN = Path(sys.executable).parent
 MEMORY = {"mem_mb": 1500, "runtime": 10}
