@@ -63,7 +63,7 @@ class Flat:
         """Makes the samples folder, unless it stands there; says so."""
         own, entries = self.recipe(), []
         if io.is_finished(out, own):
-            return f"{out}: finished before"
+            return f"{out}: finished, recipe {own}"
         recorder = Recorder(STAGE, VERSION, own, self.options, self.sources)
 
         def members() -> Iterator[tuple[str, bytes]]:

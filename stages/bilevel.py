@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lethe import cli, models, registry
-from lethe.io import is_finished, result_folder, write_text
+from lethe.io import result_folder, write_text
 from lethe.options import check_losses
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
+from lethe.reuse import is_done
 
 VERSION = 2
 
@@ -42,8 +43,7 @@ def main() -> None:
     folders = {"pruned": args.pruned, "data": args.data} | {f"concept:{name}": path for name, path in concepts.items()}
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("bilevel", VERSION, options, parents)
-    if is_finished(args.out, mine):
-        print(f"{args.out}: finished, recipe {mine}")
+    if is_done(args.out, mine, args.dry_run):
         return
     if args.dry_run:
         print(f"would train {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")

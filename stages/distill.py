@@ -10,10 +10,11 @@ A run that was stopped goes on from its last checkpoint when the same command is
 from pathlib import Path
 
 from lethe import cli, models
-from lethe.io import is_finished, result_folder, write_text
+from lethe.io import result_folder, write_text
 from lethe.options import check_losses
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
+from lethe.reuse import is_done
 
 VERSION = 1
 
@@ -38,8 +39,7 @@ def main() -> None:
     folders = {"pruned": args.pruned, "data": args.data} | ({"teacher": args.teacher} if args.teacher else {})
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("distill", VERSION, options, parents)
-    if is_finished(args.out, mine):
-        print(f"{args.out}: finished, recipe {mine}")
+    if is_done(args.out, mine, args.dry_run):
         return
     if args.dry_run:
         print(f"would distill {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")

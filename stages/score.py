@@ -22,6 +22,7 @@ from lethe import cli, evaluation, io, judges, pictures
 from lethe.prompts import read_sets
 from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
 from lethe.record import Recorder
+from lethe.reuse import is_done
 from stages import sample
 
 VERSION = 2
@@ -54,8 +55,7 @@ def main() -> None:
         return
     parents |= {"samples": of_result(samples)}
     own = recipe("score", VERSION, resolved, parents)
-    if io.is_finished(args.out, own):
-        print(f"{args.out}: finished before")
+    if is_done(args.out, own, args.dry_run):
         return
     if args.dry_run:
         print(f"would score {sum(map(len, sets.values()))} pictures of {samples} into {args.out}")

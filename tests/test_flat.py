@@ -42,7 +42,7 @@ def test_becomes_a_samples_folder_byte_for_byte(tmp_path, names):
         assert [images.read(entry) for entry in images.entries] == [(folder / name).read_bytes() for name in names]
     meta = io.read_meta(out)
     assert meta["stage"] == "pictures" and meta["pictures"] == 3
-    assert gather(folder).write(out) == f"{out}: finished before"
+    assert gather(folder).write(out) == f"{out}: finished, recipe {io.read_meta(out)['recipe']}"
 
 
 def test_its_recipe_is_that_of_the_pictures_content(tmp_path):

@@ -50,7 +50,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(pictures, tmp_path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(sharpening, "EVERY", 2)
+        patched.setattr(sharpening, "CHECKPOINT_SECONDS", 0.0)
         patched.setattr(loop, "_save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             sharpened(pictures, tmp_path / "stopped")

@@ -108,7 +108,8 @@ def test_a_pipeline_its_prompts_and_pictures(ready, tiny_base, tmp_path, monkeyp
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     capsys.readouterr()
     run(monkeypatch, *arguments)
-    assert capsys.readouterr().out == f"{samples}: finished before\n{out}: finished before\n"
+    told = [f"{folder}: finished, recipe {io.read_meta(folder)['recipe']}" for folder in (samples, out)]
+    assert capsys.readouterr().out.splitlines() == told
 
 
 def test_what_has_no_other_model_to_compare_with_is_not_measured(base_scores):
