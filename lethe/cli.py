@@ -207,6 +207,9 @@ def device(args: argparse.Namespace) -> "torch.device":
                 f"--device: {name!r} is not there: this machine has {torch.cuda.device_count()} GPUs, from 0"
             )
         torch.cuda.set_device(chosen.index or 0)  # what peak memory is read from
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     return chosen
 
 

@@ -23,6 +23,7 @@ METRICS = {
         "column": "csd",
         "over": "reference",
         "place": 30,
+        "table": ["style"],
         "meaning": "similarity to the style of the erased concept",
     },
     "csd_raw": {
@@ -33,6 +34,7 @@ METRICS = {
         "rows": "erased",
         "column": "csd",
         "place": 35,
+        "table": ["style"],
         "hidden": True,
         "meaning": "the same as measured",
     },

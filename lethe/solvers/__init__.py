@@ -22,7 +22,7 @@ pass, and f, s the same for an upper batch (2f are negative guidance's; other su
 | penalty | steps (F + S) + steps / inner_steps (S + 2 forwards + 2f + s) | 2, and 4 moments; `second_copy` parks half |
 | weighted_sum | steps (F + S + 2f + s) | 1, and 2 moments |
 
-Ours is no solver of its own: `alternate` at every step with few pictures and a small rate, towards `redirect`. Taking out
-of its upper steps the part that climbs L_ft's mean gradient (PCGrad, arXiv 2001.06782) won nothing on held-back prompts
-(FID 4.32 with and without it, every concept gone), so it is not here.
+Ours is no solver of its own: `alternate` at every step with few pictures and a small rate, towards `redirect`. To take
+out of its upper steps the part that climbs L_ft's mean gradient (PCGrad, arXiv 2001.06782) won nothing on held-back
+prompts (FID 4.32 with and without it, every concept gone), so it is not here.
 """

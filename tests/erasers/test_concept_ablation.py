@@ -9,6 +9,7 @@ from lethe.erasers import concept_ablation
 from lethe.errors import UserError
 from lethe.losses import schedule
 from lethe.record import Budget
+from tests.erasers.subjects import check_resume, load
 from tests.tiny_training import same
 
 OPTIONS = {
@@ -25,12 +26,6 @@ CONCEPTS = {
     "monet": {"prompt": "a painting by monet", "anchor": "a painting"},
     "picasso": {"prompt": "a painting by picasso", "anchor": "a painting"},
 }
-
-
-def load(path):
-    found = models.load_base(str(path), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
-    found.latent_shape = models.latent_shape(found.unet, found.vae)
-    return found
 
 
 @pytest.fixture(params=["tiny_base", "other_base"])
@@ -123,21 +118,7 @@ def test_only_the_variants_parameters_change(tiny_base, tmp_path, variant):
 
 def test_a_stopped_run_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch):
     base = load(tiny_base)
-    wanted, _, budget = run(base, tmp_path / "whole", regularization=0.2)
-    descend, steps = concept_ablation.descend, []
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        descend(*arguments)
-
-    monkeypatch.setattr(concept_ablation, "descend", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut", regularization=0.2)
-    found, _, counted = run(base, tmp_path / "cut", regularization=0.2)
-    assert same(found, wanted)
-    assert counted == budget
+    check_resume(lambda folder: run(base, folder, regularization=0.2), concept_ablation, tmp_path, monkeypatch)
 
 
 def test_the_prompt_comes_to_mean_the_anchor(tiny_base, tmp_path):

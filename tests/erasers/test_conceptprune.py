@@ -11,6 +11,7 @@ from lethe.data import generator
 from lethe.erasers import conceptprune
 from lethe.errors import UserError
 from lethe.record import Budget
+from tests.erasers.subjects import load
 
 OPTIONS = {
     "task": "style",
@@ -29,12 +30,6 @@ CONCEPTS = {
     "seurat": {"prompt": "art by seurat", "anchor": "art"},
 }
 ENDS = {"ffn.2": "ff.net.2", "ffn.0": "ff.net.0.proj", "attn2.to_k": "attn2.to_k", "attn2.to_v": "attn2.to_v"}
-
-
-def load(path):
-    found = models.load_base(str(path), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
-    found.latent_shape = models.latent_shape(found.unet, found.vae)
-    return found
 
 
 @pytest.fixture(params=["tiny_base", "other_base"])

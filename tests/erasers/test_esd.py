@@ -11,6 +11,7 @@ from lethe.finetune import adamw, answer, ask, descend
 from lethe.losses import mean_square
 from lethe.record import Budget
 from lethe.sampling import build_scheduler
+from tests.erasers.subjects import check_resume, load
 from tests.tiny_training import same
 
 OPTIONS = {
@@ -29,12 +30,6 @@ CONCEPTS = {
     "monet": {"prompt": "a painting by monet", "anchor": "a painting"},
     "picasso": {"prompt": "a painting by picasso", "anchor": "a picture"},
 }
-
-
-def load(path):
-    found = models.load_base(str(path), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
-    found.latent_shape = models.latent_shape(found.unet, found.vae)
-    return found
 
 
 @pytest.fixture(params=["tiny_base", "other_base"])
@@ -169,21 +164,7 @@ def test_it_learns_to_avoid_the_concept(tiny_base, tmp_path):
 )
 def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch, changed):
     base = load(tiny_base)
-    wanted, _, budget = run(base, tmp_path / "whole", **changed)
-    descend, steps = esd.descend, []
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 5:
-            raise KeyboardInterrupt
-        descend(*arguments)
-
-    monkeypatch.setattr(esd, "descend", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut", **changed)
-    found, _, counted = run(base, tmp_path / "cut", **changed)
-    assert same(found, wanted)
-    assert counted == budget
+    check_resume(lambda folder: run(base, folder, **changed), esd, tmp_path, monkeypatch, at=5)
 
 
 def test_more_reuse_than_states_is_refused():

@@ -13,6 +13,7 @@ from lethe.errors import UserError
 from lethe.finetune import draw
 from lethe.losses import schedule
 from lethe.record import Budget
+from tests.erasers.subjects import check_resume
 from tests.tiny_training import encoded, same
 
 OPTIONS = {
@@ -114,21 +115,7 @@ def test_every_forward_is_counted(tiny_base, tmp_path, monkeypatch, inversion_st
 def test_a_stopped_run_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch, inversion_steps):
     base = load(tiny_base)
     changed = {"inversion_steps": inversion_steps, "variant": "full"}
-    wanted, _, budget = run(base, tmp_path / "whole", **changed)
-    descend, steps = fmn.descend, []
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        descend(*arguments)
-
-    monkeypatch.setattr(fmn, "descend", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut", **changed)
-    found, _, counted = run(base, tmp_path / "cut", **changed)
-    assert same(found, wanted)
-    assert counted == budget
+    check_resume(lambda folder: run(base, folder, **changed), fmn, tmp_path, monkeypatch)
 
 
 def test_with_an_inversion_the_learnt_word_is_what_attention_leaves(tiny_base, tmp_path, monkeypatch):

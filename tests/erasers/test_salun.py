@@ -11,6 +11,7 @@ from lethe.errors import UserError
 from lethe.finetune import draw
 from lethe.losses import schedule
 from lethe.record import Budget
+from tests.erasers.subjects import check_resume
 from tests.tiny_training import encoded, same
 
 OPTIONS = {
@@ -157,21 +158,7 @@ def test_every_forward_is_counted(tiny_base, tmp_path, monkeypatch, alpha):
 
 def test_a_stopped_run_ends_as_one_that_was_not(tiny_base, tmp_path, monkeypatch):
     base = load(tiny_base)
-    wanted, _, budget = run(base, tmp_path / "whole")
-    descend, steps = salun.descend, []
-
-    def stopping(*arguments):
-        steps.append(1)
-        if len(steps) == 4:
-            raise KeyboardInterrupt
-        descend(*arguments)
-
-    monkeypatch.setattr(salun, "descend", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        run(base, tmp_path / "cut")
-    found, _, counted = run(base, tmp_path / "cut")
-    assert same(found, wanted)
-    assert counted == budget
+    check_resume(lambda folder: run(base, folder), salun, tmp_path, monkeypatch)
 
 
 def test_captions_come_to_mean_their_anchors(tiny_base, tmp_path):

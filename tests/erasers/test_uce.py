@@ -5,10 +5,11 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
-from lethe import cutting, debias, models, options, states
+from lethe import cutting, debias, options, states
 from lethe.erasers import uce
 from lethe.errors import UserError
 from lethe.record import Budget
+from tests.erasers.subjects import load
 
 OPTIONS = {
     "preserve": ["a boat", "a tree by munch"],
@@ -36,12 +37,6 @@ CONCEPTS = {  # short: the tiny tokenizer has a token a letter
     "monet": {"prompt": "oil by monet", "anchor": "oil"},
     "picasso": {"prompt": "ink by picasso", "anchor": "ink on art"},
 }
-
-
-def load(path):
-    found = models.load_base(str(path), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
-    found.latent_shape = models.latent_shape(found.unet, found.vae)
-    return found
 
 
 @pytest.fixture(params=["tiny_base", "other_base"])

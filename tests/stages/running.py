@@ -14,12 +14,13 @@ from lethe import cli
 from lethe.io import read_meta, sha256
 
 ENCODE = {"flip": False, "generated": 4}
+DEVICE = "cpu"
 PRUNE = {"pruner": "magnitude", "keep_least": 0.2, "tolerance": 0.1}
 
 
 def stage(name: str, *words: object, **values: object) -> None:
     """Calls the stage's `main` with these words, and with values as flags."""
-    argv = [name, *map(str, words), *cli.flags(values), "--device", "cpu"]
+    argv = [name, *map(str, words), *cli.flags(values), "--device", DEVICE]
     with mock.patch.object(sys, "argv", argv):
         importlib.import_module(f"stages.{name}").main()
 
