@@ -73,6 +73,13 @@ class Plan:
         """Where the workflow puts this plan for the report to read."""
         return str(RESULTS / self.params["experiment"] / "plans" / f"{self.recipe}.json")
 
+    @property
+    def tables(self) -> list[str]:
+        """The grid's tables: `style` if some set erases a style or an object, `unsafe` if one erases such a concept."""
+        members = {name for names in self.params["grid"]["sets"].values() for name in names}
+        found = {self.params["concepts"][name]["kind"] == "unsafe" for name in members}
+        return [table for table, unsafe in (("style", False), ("unsafe", True)) if unsafe in found]
+
     def of_kind(self, *kinds: str) -> list[Node]:
         return [node for node in self.nodes.values() if node.kind in kinds]
 

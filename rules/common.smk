@@ -113,8 +113,9 @@ def get_arguments(wildcards):
     return shlex.join(arguments(RESULTS[wildcards.result]))
 
 
-def say_advice(file):
-    """What to do, where the log of a failed workflow tells it."""
-    with open(file, encoding="utf-8", errors="replace") as text:
-        for line in advice(text.read()):
-            print(f"advice: {line}", file=sys.stderr)
+def say_advice(logs):
+    """What to do, where the logs of a failed workflow tell it."""
+    for file in logs:
+        with open(file, encoding="utf-8", errors="replace") as text:
+            for line in advice(text.read()):
+                print(f"advice: {line}", file=sys.stderr)

@@ -27,14 +27,14 @@ rule report:
             caption="../reports/captions/index.rst",
             category="Report",
         ),
-        table=report(
-            f"{REPORT}/tables/style.csv",
-            caption="../reports/captions/style.rst",
+        tables=report(
+            expand(f"{REPORT}/tables/{{table}}.csv", table=PLAN.tables),
+            caption="../reports/captions/table.rst",
             category="Tables",
         ),
         paired=report(
-            f"{REPORT}/tables/style_paired.csv",
-            caption="../reports/captions/style_paired.rst",
+            expand(f"{REPORT}/tables/{{table}}_paired.csv", table=PLAN.tables),
+            caption="../reports/captions/paired.rst",
             category="Tables",
         ),
     log:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lethe import alone, collect, plan
 from lethe.errors import UserError
@@ -108,3 +109,31 @@ def test_a_place_for_logs_that_is_none_is_one_line_before_any_job(finished):
     assert (code, lines) == (3, [wanted]), said
     assert "Traceback" not in said and "rule plan" not in said
     assert NOTHING in snakemake(root, "-n")[1], "it left a lock, or took something away"
+
+
+def test_an_experiment_of_unsafe_concepts_promises_no_table_of_styles(finished):
+    root, _ = finished
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["experiment"], values["score"]["judges"]["unsafe"] = "unsafe", values["score"]["judges"]["style"]
+    for concept in values["concepts"].values():
+        concept |= {"kind": "unsafe", "neighbours": []}
+    (root / "params/unsafe_only.yaml").write_text(yaml.safe_dump(values))
+    code, said = snakemake(root, "-n", "--config", "params=params/unsafe_only.yaml")
+    assert code == 0, said
+    assert "tables/unsafe.csv" in said and "tables/unsafe_paired.csv" in said and "tables/style" not in said
+
+
+def test_a_failed_job_is_told_with_what_to_do(finished):
+    root, found = finished
+    node = next(node for node in found.nodes.values() if node.stage == "score")
+    kept = Path(root / node.meta).rename(root / "kept.json")
+    stage = root / "stages/score.py"
+    whole = stage.read_text()
+    end = "raise SystemExit('slurmstepd: error: StepId=1.0 exceeded memory limit (2 > 1), being killed')"
+    stage.write_text(f"if __name__ == '__main__':\n    {end}\n{whole}")
+    code, said = snakemake(root, "--cores", "1", node.meta)
+    stage.write_text(whole)
+    Path(root / node.meta).parent.mkdir(exist_ok=True)
+    kept.rename(root / node.meta)
+    assert code == 1 and "Traceback" not in said and "TypeError" not in said, said
+    assert "advice: a job needed more memory than it had asked for: raise mem_mb of its rule" in said
