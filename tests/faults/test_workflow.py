@@ -133,7 +133,7 @@ def test_a_failed_job_is_told_with_what_to_do(finished):
     stage.write_text(f"if __name__ == '__main__':\n    {end}\n{whole}")
     code, said = snakemake(root, "--cores", "1", node.meta)
     stage.write_text(whole)
-    Path(root / node.meta).parent.mkdir(exist_ok=True)
+    Path(root / node.meta).parent.mkdir(parents=True, exist_ok=True)
     kept.rename(root / node.meta)
     assert code == 1 and "Traceback" not in said and "TypeError" not in said, said
     assert "advice: a job needed more memory than it had asked for: raise mem_mb of its rule" in said
