@@ -97,7 +97,8 @@ class Run:
     def absent(self) -> dict[str, str]:
         """Metric -> why it was not measured, but for those that this run has not by nature (BY_NATURE)."""
         found = read_meta(self.metrics).get("absent", {})
-        return {name: reason for name, reason in found.items() if not reason.startswith(BY_NATURE)}
+        nature = (*BY_NATURE, "no pictures of the dense base") if self.arm == "base" else BY_NATURE
+        return {name: reason for name, reason in found.items() if not reason.startswith(nature)}
 
     @cached_property
     def reference(self) -> str:
