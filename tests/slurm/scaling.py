@@ -37,8 +37,8 @@ def profiled(root: Path, jobs: int) -> list[str]:
 
 
 def test_two_workers_against_one(tmp_path, tiny_base, tiny_pictures, capsys):
-    values = experiments.write(tmp_path, tiny_base, tiny_pictures)
     experiments.copy_repository(tmp_path)
+    values = experiments.write(tmp_path, tiny_base, tiny_pictures)
     values["tables"], values["grid"] = {}, values["grid"] | {"arms": ["distill"], "seeds": [0]}
     home, spent = Path(f"/tmp/lethe-scaling-{os.getpid()}"), {}
     try:
