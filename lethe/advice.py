@@ -12,15 +12,19 @@ KNOWN = {
     ("Invalid partition name", "invalid partition specified"): (
         "the cluster has no such partition: `sinfo -s` lists them; set slurm_partition in envs/slurm/config.yaml"
     ),
-    ("Requested node configuration is not available", "requested node configuration"): (
+    ("Requested node configuration is not available", "requested node configuration", "Invalid generic resource"): (
         "no node has what a job asks for: compare gpu, mem_mb and threads of its rule with `sinfo -o '%P %c %m %G'`"
     ),
     ("Invalid account", "invalid account"): (
         "the cluster knows no such account: `sacctmgr show assoc user=$USER` lists yours; set slurm_account"
     ),
-    ("Unable to contact slurm controller", "sbatch: command not found", "'sbatch'"): (
-        "no SLURM answers here: run this on a node from which sbatch works, or without --workflow-profile envs/slurm"
-    ),
+    (
+        "Unable to contact slurm controller",
+        "_establish_config_source",
+        "sbatch: command not found",
+        "directory: 'sbatch'",
+        "directory: 'sacct'",
+    ): ("no SLURM answers here: run this on a node from which sbatch works, or without --workflow-profile envs/slurm"),
 }
 
 

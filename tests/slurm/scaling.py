@@ -58,8 +58,6 @@ def test_two_workers_against_one(tmp_path, tiny_base, tiny_pictures, capsys):
     with capsys.disabled():
         ratio = spent[1] / spent[2]
         print(f"\n{JOBS} trainings: {spent[1]:.0f} s by one worker, {spent[2]:.0f} s by two, {ratio:.2f} times as fast")
-        print(
-            f"a training: {work[1]:.0f} and {work[2]:.0f} s one after another, {work[3]:.0f} and {work[4]:.0f} s together"
-        )
+        print(f"seconds of work: {work[1]:.0f} and {work[2]:.0f} in turn, {work[3]:.0f} and {work[4]:.0f} together")
         print(f"the engine: {(spent[1] - work[1] - work[2]) / JOBS:.0f} s a job beside its work, by one worker")
     assert spent[1] / spent[2] >= TIMES

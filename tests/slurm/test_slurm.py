@@ -158,6 +158,27 @@ def test_the_chain_survives_what_clusters_do(root, slurm, monkeypatch):
     assert all(read_meta(root / name)["recipe"] == node.recipe for name, node in found.nodes.items())
     assert (root / found.stamp).is_file()
     assert same_as_undisturbed(root, found)
+    check_refusals(root, slurm, root / found.stamp)
+
+
+def check_refusals(root: Path, slurm, stamp: Path) -> None:
+    """A partition that is none, and a cluster that is none: what to do is said, and nothing is lost."""
+    stamp.unlink()
+    before, absent = finished(root), {key: value for key, value in environment(slurm).items() if key != "SLURM_CONF"}
+    absent["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    for env, words, told in (
+        (
+            environment(slurm),
+            ["--set-resources", "report:slurm_partition=nowhere"],
+            "the cluster has no such partition",
+        ),
+        (absent, [], "no SLURM answers here"),
+    ):
+        command = ["snakemake", "--workflow-profile", "envs/slurm", "--retries", "0", *words]
+        done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        assert done.returncode == 1 and f"advice: {told}" in said and "Traceback" not in said, said
+    assert finished(root) == before
 
 
 def same_as_undisturbed(root: Path, found) -> bool:
