@@ -242,6 +242,11 @@ def _check_arms(values: dict, arms: list[str], where: str) -> None:
 
 def _check_table(values: dict, table: dict, where: str) -> None:
     check_axes(table, where)
+    rivals = [arm for arm in values["grid"]["arms"] if arm not in ("base", "pruned", "distill")]
+    for arm in table.get("against", []):
+        if arm not in rivals:
+            known = ", ".join(rivals) or "there is none"
+            raise UserError(f"{where}.against: {arm!r} is not one of the grid's arms that erase: {known}")
     _check_arms(values | {"grid": values["grid"] | {"order": "distill_erase"}}, table["of"], f"{where}.of")
     for arm in table["of"]:
         for labels, changes in points(table):

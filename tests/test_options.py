@@ -153,12 +153,17 @@ def test_a_missing_file_is_named(tmp_path):
         options.load(tmp_path / "own.yaml")
 
 
-def test_smoke_and_full_follow_the_default_experiment():
+def test_smoke_seeds_and_full_follow_the_default_experiment():
     """They stand beside params.yaml with few values changed; what changes there must change here."""
-    smoke, full = (yaml.safe_load((ROOT / "params" / name).read_text()) for name in ("smoke.yaml", "full.yaml"))
+    names = ("smoke.yaml", "seeds.yaml", "full.yaml")
+    smoke, seeds, full = (yaml.safe_load((ROOT / "params" / name).read_text()) for name in names)
     own = {"experiment": None, "grid": None, "tables": None}
-    assert full | own == DEFAULT | own
-    assert set(full["grid"]["arms"]) == {"base", "pruned", "distill", "bilevel", *registry.names("erasers")}
+    assert full | own == seeds | own == DEFAULT | own
+    assert full["grid"] == DEFAULT["grid"]
+    assert set(seeds["grid"]["arms"]) == {"base", "pruned", "distill", "bilevel", *registry.names("erasers")}
+    rows = DEFAULT["tables"]["solvers"]["vary"]["solver"]
+    assert seeds["tables"]["ours"]["vary"]["solver"] == rows
+    assert full["tables"]["suppressions"]["vary"]["suppression"]["every_step_redirect"] == rows["ours"]
     same = ("base", "pictures", "concepts", "prompts", "grid", "prune")
     assert {key: smoke[key] for key in same} == {key: DEFAULT[key] for key in same}
     for key in ("encode", "distill", "bilevel", "sample", "score", "report"):

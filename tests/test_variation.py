@@ -76,6 +76,10 @@ def test_a_row_in_order_erase_may_be_drawn_otherwise():
         ({"of": ["base"]}, ["tables.sweep.low: 'erase.esd.lr' is no value that base reads; those of sample are"]),
         ({"of": ["ecd"]}, ["tables.sweep.of", "'ecd'", "esd"]),
         ({"of": []}, ["tables.sweep.of"]),
+        (
+            {"against": ["base"]},
+            ["tables.sweep.against: 'base' is not one of the grid's arms that erase: esd", "bilevel"],
+        ),
         ({"vary": {}}, ["tables.sweep.vary"]),
         ({"vary": {"lr": {}}}, ["tables.sweep.vary.lr"]),
         ({"vary": {"lr": {"x": {"erase.esd.lrr": 1.0e-5}}}}, ["tables.sweep.x: erase.esd", "unknown key 'lrr'"]),

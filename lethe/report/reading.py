@@ -83,6 +83,7 @@ def _filled(own: dict, grid: dict) -> dict:
     budgets = grid["budgets"] if own["budgets"] is None else own["budgets"]
     return {
         "arms": tuple(own["of"]),
+        "against": tuple(own.get("against", [])),
         "axes": axes,
         "budgets": budgets,
         "seeds": grid["seeds"] if own["seeds"] is None else own["seeds"],
@@ -149,7 +150,7 @@ def _table(path: Path, name: str, own: dict, rows: Rows, grid_groups: dict, grid
     groups = []
     for budget in own["budgets"]:
         for set_name, members in grid["sets"].items():
-            arms = _compared(grid_groups, budget, set_name, own["seeds"])
+            arms = _compared(grid_groups, budget, set_name, own["seeds"], own["against"])
             for arm in own["arms"]:
                 for labels in combinations:
                     row = " ".join([arm, *labels.values()])
@@ -166,11 +167,13 @@ def _table(path: Path, name: str, own: dict, rows: Rows, grid_groups: dict, grid
     return Table(name, own["arms"], own["axes"], tuple(groups))
 
 
-def _compared(grid_groups: dict, budget: float, name: str, seeds: list[int]) -> dict[str, list[Run]]:
+def _compared(
+    grid_groups: dict, budget: float, name: str, seeds: list[int], rivals: tuple[str, ...]
+) -> dict[str, list[Run]]:
     """Rows of the grid to compare with, of the same budget, set and seeds; the base model is of every budget."""
     found = {}
     same = grid_groups.get((budget, name))
-    for arm in REFERENCES:
+    for arm in (*REFERENCES, *rivals):
         group = same or next(own for (_, set_name), own in grid_groups.items() if set_name == name)
         if arm not in group.arms or (same is None and arm != "base"):
             continue

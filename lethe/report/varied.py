@@ -1,6 +1,7 @@
 """Tables of the plan: arms with some values changed, differences to each arm's first row, and the arms side by side."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import pandas as pd
 
@@ -90,21 +91,24 @@ def text(table: Table, rows: pd.DataFrame, found: Sequence[Found], remarks: Sequ
 
 
 def paired(table: Table, found: Sequence[Found]) -> pd.DataFrame:
-    """Each row minus the first row of its arm, in every metric, on the same prompts and seeds. Empty for one row."""
+    """Each row minus the first row of its arm, and minus each erasing row of the grid that the table names, in every
+    metric, on the same prompts and seeds. Empty where there is nothing to compare with."""
     lines, metrics = [], columns(found)
     for group, measured, _ in found:
         for name, first in _pairs(group):
             run = group.arms[name][0]
             names = {"set": group.set, "keep": group.budget, "arm": run.arm} | run.labels
-            names["against"] = " ".join(group.arms[first][0].labels.values())
+            names["against"] = " ".join(group.arms[first][0].labels.values()) or first
             lines += differences(group, measured, name, first, names, metrics)
     return pd.DataFrame(lines, columns=[*PAIRED[:3], *table.axes, *PAIRED[3:]])
 
 
 def _pairs(group: Group) -> list[tuple[str, str]]:
+    """What is compared with what."""
     firsts: dict[str, str] = {}
     own = [(name, firsts.setdefault(group.arms[name][0].arm, name)) for name in group.own]
-    return [(name, first) for name, first in own if name != first]
+    rivals = [name for name in group.erasing if name not in group.own]
+    return [(name, first) for name, first in own if name != first] + list(product(group.own, rivals))
 
 
 def paired_text(table: Table, lines: pd.DataFrame) -> Text:
@@ -117,11 +121,11 @@ def paired_text(table: Table, lines: pd.DataFrame) -> Text:
         key=lambda metric: list(METRICS).index(metric.name.partition(":")[0]),
     )
     made = Text(["arm", *table.axes, *names, *(metric.header for metric in metrics)], [])
-    against = None
-    for key, found in lines.groupby(["set", "keep", "arm", *table.axes], sort=False):
+    place = None
+    for key, found in lines.groupby(["against", "set", "keep", "arm", *table.axes], sort=False):
         first = found.iloc[0]
-        if (key[:3], first["against"]) != against:
-            against = (key[:3], first["against"])
+        if key[:4] != place:
+            place = key[:4]
             made.breaks.add(len(made.rows))
             made.labels[len(made.rows)] = f"{first['arm']}: minus {first['against']}"
         cells = [(str(first[name]), "") for name in ("arm", *table.axes, *names)]

@@ -125,6 +125,23 @@ def test_differences_are_to_the_first_row_of_the_arm(tables):
     assert text.rows[1][column][0] == "−2.50"
 
 
+def test_rivals_of_the_grid_stand_above_and_are_compared_with(tmp_path):
+    values = fabricated.params(arms=["distill", "esd", "uce", "bilevel"])
+    one = fabricated.table(["bilevel"], {"lr": {"a": {}, "b": {"bilevel.upper_lr": 1.0e-5}}})
+    values["tables"] = {"one": one | {"against": ["uce"]}}
+    table = read_plan(fabricated.experiment(tmp_path, values, count=6, side=8)).tables[0]
+    found = measured(table.groups, 50)
+    rows = varied.frame(table, found)
+    assert rows.loc[rows["reference"] == "grid", "arm"].tolist() == ["distill", "uce"]
+    lines = varied.paired(table, found)
+    assert lines[["against", "lr"]].drop_duplicates().to_numpy().tolist() == [["a", "b"], ["uce", "a"], ["uce", "b"]]
+    ((_, mine, _),) = found
+    line = lines[(lines["against"] == "uce") & (lines["lr"] == "b") & (lines["metric"] == "fid")].iloc[0]
+    wanted = mine.difference("bilevel b", "uce", "fid")
+    assert (line["difference"], line["lo"], line["hi"]) == (wanted.value, wanted.lo, wanted.hi)
+    assert varied.paired_text(table, lines).labels == {0: "bilevel: minus a", 1: "bilevel: minus uce"}
+
+
 def test_each_arm_has_its_own_first_row(tables):
     table, found = tables["plugins"]
     lines = varied.paired(table, found)
