@@ -1,7 +1,6 @@
 """Tables of the plan: arms with some values changed, differences to each arm's first row, and the arms side by side."""
 
 from collections.abc import Sequence
-from itertools import product
 
 import pandas as pd
 
@@ -108,7 +107,8 @@ def _pairs(group: Group) -> list[tuple[str, str]]:
     firsts: dict[str, str] = {}
     own = [(name, firsts.setdefault(group.arms[name][0].arm, name)) for name in group.own]
     rivals = [name for name in group.erasing if name not in group.own]
-    return [(name, first) for name, first in own if name != first] + list(product(group.own, rivals))
+    pairs = [(name, first) for name, first in own if name != first]
+    return pairs + [(name, rival) for rival in rivals for name in group.own]
 
 
 def paired_text(table: Table, lines: pd.DataFrame) -> Text:
