@@ -17,11 +17,12 @@ LOCKS = Path("state/locks")
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """Within, no other process on this file system works on the folder `out`; waits for one that does.
+    """Within, no other process on this file system works on the folder `out`, or on the same result of another
+    experiment; waits for one that does.
 
     The system frees the lock when its holder ends, however it ends. Raises UserError if the lock cannot be made.
     """
-    path = LOCKS / hashlib.sha256(os.path.abspath(out).encode()).hexdigest()[:16]
+    path = LOCKS / hashlib.sha256(os.path.abspath(_place(out)).encode()).hexdigest()[:16]
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,12 @@ def held() -> Path | None:
             except OSError:
                 return path
     return None
+
+
+def _place(out: Path) -> Path:
+    """A planned result's place without its experiment (`lethe.reuse`), any other folder as it is."""
+    parts = Path(out).parts
+    return Path(parts[0], "*", *parts[2:]) if len(parts) == 5 and parts[0] == "results" else Path(out)
 
 
 def _is(path: Path, descriptor: int) -> bool:

@@ -46,9 +46,9 @@ def forsaken(plans: Iterable[Plan]) -> list[Path]:
 
 
 def size_mb(path: Path) -> float:
-    """Size of a file or a folder, in MB."""
+    """What deleting a file or a folder frees, in MB: what another experiment links too stays on the disk."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return sum(p.stat().st_size for p in files) / 2**20
+    return sum(p.stat().st_size for p in files if p.stat().st_nlink == 1) / 2**20
 
 
 def main() -> None:

@@ -240,13 +240,24 @@ def _check_arms(values: dict, arms: list[str], where: str) -> None:
             )
 
 
+def _check_rivals(grid: dict, table: dict, where: str) -> None:
+    """Arms that a table's rows are compared with must be the grid's, of the table's budgets and seeds."""
+    known = [arm for arm in grid["arms"] if arm not in ("base", "pruned", "distill")]
+    for arm in table.get("against", []):
+        if arm not in known:
+            told = ", ".join(known) or "there is none"
+            raise UserError(f"{where}.against: {arm!r} is not one of the grid's arms that erase: {told}")
+        for key in ("budgets", "seeds"):
+            lacking = sorted(set(table[key] or []) - set(grid[key]))
+            if lacking:
+                raise UserError(f"{where}.against: {arm} has no {key} {lacking} in the grid to compare with")
+        if any(arm in labels for labels in table["vary"].values()):
+            raise UserError(f"{where}.against: {arm} is the name of a label, too; call the label otherwise")
+
+
 def _check_table(values: dict, table: dict, where: str) -> None:
     check_axes(table, where)
-    rivals = [arm for arm in values["grid"]["arms"] if arm not in ("base", "pruned", "distill")]
-    for arm in table.get("against", []):
-        if arm not in rivals:
-            known = ", ".join(rivals) or "there is none"
-            raise UserError(f"{where}.against: {arm!r} is not one of the grid's arms that erase: {known}")
+    _check_rivals(values["grid"], table, where)
     _check_arms(values | {"grid": values["grid"] | {"order": "distill_erase"}}, table["of"], f"{where}.of")
     for arm in table["of"]:
         for labels, changes in points(table):

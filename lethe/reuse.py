@@ -7,14 +7,17 @@ params.yaml that changes one learning rate trains one model, whatever its experi
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lethe.errors import UserError
 from lethe.graph import RESULTS
 from lethe.io import META, checked, is_finished, read_meta, result_folder, write_json
 
+LARGE = (".safetensors", ".tar")
 
-def is_done(out: Path, recipe: str, dry_run: bool = False) -> bool:
+
+def settled(out: Path, recipe: str, dry_run: bool = False) -> bool:
     """True, and said, if nothing is left to make: `out` is finished, or another experiment's result now stands there.
 
     Raises UserError if something else stands there (`io.is_finished`).
@@ -37,8 +40,8 @@ def twins(out: Path, recipe: str) -> Iterator[Path]:
         return  # not planned: somebody's own folder
     for found in sorted(RESULTS.glob(str(Path("*", *parts[2:])))):
         try:
-            if is_finished(found, recipe):
-                for name in read_meta(found)["files"]:
+            if is_finished(found, recipe) and (names := read_meta(found).get("files")):
+                for name in names:
                     checked(found, name)
                 yield found
         except (UserError, OSError):
@@ -46,18 +49,27 @@ def twins(out: Path, recipe: str) -> Iterator[Path]:
 
 
 def _link(found: Path, out: Path) -> None:
-    """Hard links, copies where the file system has none; parents are those of this experiment, which are equal."""
+    """Large files are hard links, or copies where the file system has none; small ones copies, since people edit them.
+
+    Parents are those of this experiment, which are equal.
+    """
     meta = read_meta(found)
     with result_folder(out) as part:
         for name in meta["files"]:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(found / name, part / name)
-            except OSError:
-                shutil.copy2(found / name, part / name)
+            source = (found / name).resolve()  # a link of DVC's would lead into its cache
+            _copy(source, part / name)
         for parent in meta["parents"].values():
             path = Path(parent["folder"])
             own = Path(*path.parts[:1], *Path(out).parts[1:2], *path.parts[2:])
             if path.parts[:2] == found.parts[:2] and (own / META).is_file():
                 parent["folder"] = str(own)
         write_json(part / META, meta | {"taken_from": str(found)})
+
+
+def _copy(source: Path, to: Path) -> None:
+    if source.suffix in LARGE:
+        with suppress(OSError):  # another file system, or one without hard links
+            os.link(source, to)
+            return
+    shutil.copy2(source, to)

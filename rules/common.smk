@@ -98,6 +98,7 @@ def get_parents(wildcards):
     return get_missing([parent.meta for parent in node.made_from] + made, node.meta)
 
 
+# Outputs are `update`d: Snakemake would delete a result that another job has finished while this one waited its turn.
 # Rules `exec` their stage, so that no shell stands between it and SIGTERM: a shell would end at once, and with it the
 # job, before the stage has saved its state.
 

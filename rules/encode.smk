@@ -22,7 +22,7 @@ rule encode:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/encode/frozen/{result}/meta.json",
+        update("results/{experiment}/encode/frozen/{result}/meta.json"),
     log:
         "logs/{experiment}/encode/frozen/{result}.log",
     benchmark:

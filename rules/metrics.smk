@@ -3,7 +3,7 @@ rule score:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/metrics/{arm}/{result}/meta.json",
+        update("results/{experiment}/metrics/{arm}/{result}/meta.json"),
     log:
         "logs/{experiment}/metrics/{arm}/{result}.log",
     benchmark:

@@ -3,7 +3,7 @@ rule sample:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/samples/{arm}/{result}/meta.json",
+        update("results/{experiment}/samples/{arm}/{result}/meta.json"),
     log:
         "logs/{experiment}/samples/{arm}/{result}.log",
     benchmark:

@@ -3,7 +3,7 @@ rule prune:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/weights/pruned/{result}/meta.json",
+        update("results/{experiment}/weights/pruned/{result}/meta.json"),
     log:
         "logs/{experiment}/weights/pruned/{result}.log",
     benchmark:
@@ -27,7 +27,7 @@ rule distill:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/weights/distill/{result}/meta.json",
+        update("results/{experiment}/weights/distill/{result}/meta.json"),
     log:
         "logs/{experiment}/weights/distill/{result}.log",
     benchmark:
@@ -51,7 +51,7 @@ rule bilevel:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/weights/bilevel/{result}/meta.json",
+        update("results/{experiment}/weights/bilevel/{result}/meta.json"),
     log:
         "logs/{experiment}/weights/bilevel/{result}.log",
     benchmark:
@@ -75,7 +75,7 @@ rule erase:
     input:
         ancient(get_parents),
     output:
-        "results/{experiment}/weights/{arm}/{result}/meta.json",
+        update("results/{experiment}/weights/{arm}/{result}/meta.json"),
     log:
         "logs/{experiment}/weights/{arm}/{result}.log",
     benchmark:

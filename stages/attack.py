@@ -22,7 +22,7 @@ from lethe.images import MANIFEST, TAR, write_manifest, write_tar
 from lethe.prompts import Prompt, chosen, read_sets
 from lethe.recipe import of_file, of_model, of_result, recipe
 from lethe.record import Budget, Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 from stages.erase import read_concepts, read_needs
 
 VERSION = 1
@@ -51,7 +51,7 @@ def main() -> None:
     own = {"attack": name, "options": values, "seed": args.seed, "each": args.each, "concepts": concepts}
     resolved = own | {"resolution": args.resolution} | sample
     mine = recipe("attack", VERSION, resolved, parents)
-    if is_done(args.out, mine, args.dry_run):
+    if settled(args.out, mine, args.dry_run):
         return
     if args.dry_run:
         print(f"would attack {args.model or args.base} with {name} into {args.out}, recipe {mine}")

@@ -16,7 +16,7 @@ from lethe.io import result_folder, write_text
 from lethe.options import check_losses
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 
 VERSION = 2
 
@@ -43,7 +43,7 @@ def main() -> None:
     folders = {"pruned": args.pruned, "data": args.data} | {f"concept:{name}": path for name, path in concepts.items()}
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("bilevel", VERSION, options, parents)
-    if is_done(args.out, mine, args.dry_run):
+    if settled(args.out, mine, args.dry_run):
         return
     if args.dry_run:
         print(f"would train {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")

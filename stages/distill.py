@@ -14,7 +14,7 @@ from lethe.io import result_folder, write_text
 from lethe.options import check_losses
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 
 VERSION = 1
 
@@ -39,7 +39,7 @@ def main() -> None:
     folders = {"pruned": args.pruned, "data": args.data} | ({"teacher": args.teacher} if args.teacher else {})
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("distill", VERSION, options, parents)
-    if is_done(args.out, mine, args.dry_run):
+    if settled(args.out, mine, args.dry_run):
         return
     if args.dry_run:
         print(f"would distill {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")

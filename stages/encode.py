@@ -18,7 +18,7 @@ from lethe.errors import UserError
 from lethe.io import result_folder
 from lethe.recipe import of_model, of_pictures, recipe
 from lethe.record import Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 
 VERSION = 2
 
@@ -41,7 +41,7 @@ def main() -> None:
     models.check_resolution(args.base, args.resolution)
     parents = {"base": of_model(args.base, args.revision), "pictures": of_pictures(args.pictures, args.make)}
     mine = recipe("encode", VERSION, options, parents)
-    if is_done(args.out, mine, args.dry_run):
+    if settled(args.out, mine, args.dry_run):
         return
     found = pictures.read(args.pictures, args.prompt)
     anchors = None if args.anchor is None else found.without(args.prompt, args.anchor)

@@ -17,7 +17,7 @@ from lethe.errors import UserError
 from lethe.io import read_json, result_folder
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 from lethe.wording import check_anchors
 
 VERSION = 2
@@ -58,7 +58,7 @@ def main() -> None:
     )
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("erase", VERSION, options, parents)
-    if is_done(args.out, mine, args.dry_run):
+    if settled(args.out, mine, args.dry_run):
         return
     if args.dry_run:
         names, model = ", ".join(concepts), args.model or args.base

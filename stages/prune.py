@@ -16,7 +16,7 @@ from lethe import cli, io, models, registry
 from lethe.errors import UserError
 from lethe.recipe import of_folder, of_model, of_result, recipe
 from lethe.record import Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 
 VERSION = 2
 
@@ -53,7 +53,7 @@ def main() -> None:
     parents = {"base": of_model(args.base, args.revision)}
     parents |= {role: of_folder(path) if role == "checkpoint" else of_result(path) for role, path in folders.items()}
     own = recipe("prune", VERSION, options, parents)
-    if is_done(args.out, own, args.dry_run):
+    if settled(args.out, own, args.dry_run):
         return
     if args.dry_run:
         source = args.model or args.base

@@ -23,7 +23,7 @@ from lethe.models import check_base, check_resolution, check_unet
 from lethe.prompts import Prompt, read_sets, repeated
 from lethe.recipe import of_file, of_model, of_weights, recipe
 from lethe.record import Budget, Recorder, peak_memory_mb
-from lethe.reuse import is_done
+from lethe.reuse import settled
 from lethe.tiles import Tiles
 
 VERSION = 1
@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
     resolved = values | {"resolution": args.resolution} | one
     own = recipe("sample", VERSION, resolved, parents)
-    if is_done(args.out, own, args.dry_run):
+    if settled(args.out, own, args.dry_run):
         return
     if args.dry_run:
         print(f"would draw {len(rows)} pictures with {args.model or args.base} into {args.out}")

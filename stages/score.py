@@ -22,7 +22,7 @@ from lethe import cli, evaluation, io, judges, pictures
 from lethe.prompts import read_sets
 from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
 from lethe.record import Recorder
-from lethe.reuse import is_done
+from lethe.reuse import settled
 from stages import sample
 
 VERSION = 2
@@ -55,7 +55,7 @@ def main() -> None:
         return
     parents |= {"samples": of_result(samples)}
     own = recipe("score", VERSION, resolved, parents)
-    if is_done(args.out, own, args.dry_run):
+    if settled(args.out, own, args.dry_run):
         return
     if args.dry_run:
         print(f"would score {sum(map(len, sets.values()))} pictures of {samples} into {args.out}")

@@ -58,6 +58,21 @@ def test_the_second_waits_until_the_first_has_ended(here, capsys, end):
     first.wait()
 
 
+def test_one_result_of_two_experiments_is_made_by_one(here, capsys):
+    first, entered = holder(here, "results/one/weights/distill/x-0123456789"), threading.Event()
+
+    def second():
+        with alone.alone(Path("results/two/weights/distill/x-0123456789")):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert not entered.wait(0.3)
+    first.communicate("\n")
+    assert entered.wait(10)
+    thread.join()
+
+
 def test_other_results_do_not_wait(here):
     first = holder(here, "results/x")
     with alone.alone(Path("results/y")):

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from lethe.errors import UserError
 from lethe.io import META, checked, read_meta, sha256, write_json, write_text
-from lethe.reuse import is_done
+from lethe.reuse import settled
 from tests.faults.commands import traces
 
 BIN = Path(sys.executable).parent
 NAMES = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
 ENV = os.environ | dict.fromkeys(NAMES, "test@localhost") | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-COUNT = 40
+COUNT, NAME = 40, "unet/weights.safetensors"
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +35,8 @@ def shared(tmp_path_factory) -> Path:
     for number in range(COUNT):
         name = f"{number:010d}"
         folder = root / f"results/atelier/weights/distill/b080-s0-{name}"
-        write_text(folder / "unet/weights", name * 30_000)
-        told = {"recipe": name, "parents": {}, "files": {"unet/weights": sha256(folder / "unet/weights")}}
+        write_text(folder / NAME, name * 30_000)
+        told = {"recipe": name, "parents": {}, "files": {NAME: sha256(folder / NAME)}}
         write_json(folder / META, told)
     for words in (
         ("git", "init", "-q"),
@@ -69,14 +70,14 @@ def told(root: Path) -> list[Path]:
 def test_a_remote_that_is_not_there_is_said_and_what_stands_stays(clone, shared):
     assert run(clone, "dvc", "remote", "modify", "store", "url", str(clone.parent / "nowhere"))[0] == 0
     mine = clone / "results/atelier/weights/distill/b080-s0-mine"
-    write_text(mine / "unet/weights", "my own")
+    write_text(mine / NAME, "my own")
     before = traces(clone / "results")
     code, said = run(clone, "dvc", "pull")
     assert code != 0 and "Traceback" not in said
     assert "Missing cache files" in said or "nowhere" in said
     assert traces(clone / "results") == before
     assert run(clone, "dvc", "remote", "modify", "store", "url", remote_of(shared))[0] == 0
-    mine.joinpath("unet/weights").rename(clone.parent / "kept")
+    mine.joinpath(NAME).rename(clone.parent / "kept")
     mine.joinpath("unet").rmdir(), mine.rmdir()
     assert run(clone, "dvc", "pull", "-q")[0] == 0
     assert len(results(clone)) == COUNT
@@ -101,22 +102,24 @@ def test_two_at_once_are_told_to_wait(clone):
     assert len(results(clone)) == COUNT
 
 
-def test_a_killed_pull_leaves_nothing_that_counts_as_whole_and_is_not(clone, monkeypatch):
-    """Wherever it is killed, the next pull ends in what was pushed."""
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_killed_pull_is_finished_by_the_next(clone, monkeypatch, share):
+    """Results that are half there are refused by name when they are read, and no other experiment takes them."""
     monkeypatch.chdir(clone)
-    for wanted in (1, COUNT // 2, COUNT):
-        pull = subprocess.Popen(["dvc", "pull", "-q"], cwd=clone, env=ENV)
-        while pull.poll() is None and len(told(clone)) < wanted:
-            time.sleep(0.001)
-        pull.send_signal(signal.SIGKILL)
-        pull.wait()
-        found = told(clone)
-        print(f"killed with {len(found)} of {COUNT}")
-        for folder in found:
-            own = folder.relative_to(clone)
-            assert is_done(own, read_meta(own)["recipe"])
-            if (own / "unet/weights").is_file():
-                assert checked(own, "unet/") == ["unet/weights"]
+    pull = subprocess.Popen(["dvc", "pull", "-q"], cwd=clone, env=ENV)
+    while pull.poll() is None and len(told(clone)) < share * COUNT:
+        time.sleep(0.0005)
+    pull.send_signal(signal.SIGKILL)
+    assert pull.wait() == -signal.SIGKILL
+    found = [folder.relative_to(clone) for folder in told(clone)]
+    assert len(found) > 0
+    for own in found:
+        other = Path("results/other", *own.parts[2:])
+        whole = (own / NAME).is_file() and sha256(own / NAME) == read_meta(own)["files"][NAME]
+        assert settled(other, read_meta(own)["recipe"]) == whole
+        if not whole:
+            with pytest.raises(UserError, match=f"{NAME}: (missing, though|sha256 is not the one in) meta.json"):
+                checked(own, "unet/")
     code, said = run(clone, "dvc", "pull")
     if code:  # DVC names what it had half copied, and does not remove it by itself
         assert "Can't remove the following unsaved files" in said and "Traceback" not in said
@@ -128,4 +131,4 @@ def test_a_killed_pull_leaves_nothing_that_counts_as_whole_and_is_not(clone, mon
     assert code == 0, said
     assert len(results(clone)) == COUNT and run(clone, "dvc", "status")[1].strip().endswith("up to date.")
     for folder in results(clone):
-        assert checked(folder, "unet/") == ["unet/weights"]
+        assert checked(folder, "unet/") == [NAME]

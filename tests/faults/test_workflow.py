@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from lethe.errors import UserError
 from lethe.graph import made_marker
 from lethe.io import write_json
 from tests import experiments
+from tests.faults.commands import traces
 
 ENV = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 NOTHING = "Nothing to be done"
@@ -137,3 +139,44 @@ def test_a_failed_job_is_told_with_what_to_do(finished):
     kept.rename(root / node.meta)
     assert code == 1 and "Traceback" not in said and "TypeError" not in said, said
     assert "advice: a job needed more memory than it had asked for: raise mem_mb of its rule" in said
+
+
+WHILE_AWAY = """
+if __name__ == "__main__":
+    import os, pathlib, time
+
+    pathlib.Path("working").touch()
+    while not os.path.exists("go on"):
+        time.sleep(0.05)
+    os.makedirs(os.path.dirname("{meta}"), exist_ok=True)
+    os.rename("kept.json", "{meta}")
+    raise SystemExit
+"""
+
+
+def test_what_a_job_made_after_its_snakemake_was_killed_is_not_made_again(finished):
+    root, found = finished
+    node = next(node for node in found.nodes.values() if node.stage == "score")
+    Path(root / node.meta).rename(root / "kept.json")
+    stage = root / "stages/score.py"
+    whole = stage.read_text()
+    stage.write_text(WHILE_AWAY.format(meta=node.meta) + whole)
+    words = ["snakemake", "--cores", "1", node.meta]
+    with subprocess.Popen(words, cwd=root, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        wait_for(root / "working")
+        parent.kill()
+    (root / "go on").touch()
+    wait_for(root / node.meta)
+    stage.write_text(whole)
+    before = traces(Path(root / node.meta).parent)
+    assert snakemake(root, "--unlock")[0] == 0
+    code, said = snakemake(root, "--cores", "1", node.meta)
+    assert code == 0 and NOTHING in said, said
+    assert traces(Path(root / node.meta).parent) == before
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.05)
