@@ -162,7 +162,7 @@ def test_the_chain_survives_what_clusters_do(root, slurm, monkeypatch):
 
 
 def check_refusals(root: Path, slurm, stamp: Path) -> None:
-    """A partition that is none, and a cluster that is none: what to do is said, and nothing is lost."""
+    """A partition that is none, GPUs that no node has, no cluster at all: what to do is said, and nothing is lost."""
     stamp.unlink()
     before, absent = finished(root), {key: value for key, value in environment(slurm).items() if key != "SLURM_CONF"}
     absent["PATH"] = f"{BIN}{os.pathsep}{os.environ['PATH']}"
@@ -172,6 +172,7 @@ def check_refusals(root: Path, slurm, stamp: Path) -> None:
             ["--set-resources", "report:slurm_partition=nowhere"],
             "the cluster has no such partition",
         ),
+        (environment(slurm), ["--set-resources", "report:gpu=9"], "no node has what a job asks for"),
         (absent, [], "no SLURM answers here"),
     ):
         command = ["snakemake", "--workflow-profile", "envs/slurm", "--retries", "0", *words]
