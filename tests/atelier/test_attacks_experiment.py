@@ -37,9 +37,9 @@ def test_every_attack_is_tried_on_every_arm_that_erases_and_on_what_erases_nothi
     assert counts == others | {("conceptprune",): len(tried), ("bilevel", "ours"): len(tried) - leaks}
 
 
-def test_relearning_is_told_at_two_lengths(params):
+def test_relearning_is_told_at_three_lengths(params):
     curves = {}
     for own in params["attacks"]["tried"].values():
         if own["attack"] == "relearn" and own["rank"] is None:
             curves.setdefault(own["source"], set()).add(own["steps"])
-    assert curves == {"data": {50, 200}, "concepts": {50, 200}}
+    assert curves == {"data": {50, 200, 1000}, "concepts": {50, 200, 1000}}

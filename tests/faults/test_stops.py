@@ -13,10 +13,15 @@ from tests.faults.commands import files, traces
 LIMIT = 10.0
 
 
-@pytest.mark.parametrize("name", ["encode", "distill", "sample", "score"])
+@pytest.mark.parametrize(
+    "name", ["encode", "prune", "distill", "bilevel", "erase", "sample", "attack", "score", "report"]
+)
 def test_told_to_stop_it_ends_in_time_and_goes_on(name, commands, nursery, tmp_path):
     case = commands[name]
-    words = [*case.at(tmp_path), *(["--checkpoint-seconds", "300"] if name == "distill" else [])]
+    words = [
+        *case.at(tmp_path),
+        *(["--checkpoint-seconds", "300"] if name in ("distill", "bilevel", "erase", "attack") else []),
+    ]
     started = time.monotonic()
     code, said = nursery.run(name, case.at(tmp_path / "whole"))
     span = time.monotonic() - started
