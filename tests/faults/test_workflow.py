@@ -164,6 +164,8 @@ def test_what_a_job_made_after_its_snakemake_was_killed_is_not_made_again(finish
     words = ["snakemake", "--cores", "1", node.meta]
     with subprocess.Popen(words, cwd=root, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         wait_for(root / "working")
+        code, said = snakemake(root, "--cores", "1", node.meta)  # a second one beside it
+        assert code == 1 and "Directory cannot be locked" in said and "Traceback" not in said, said
         parent.kill()
     (root / "go on").touch()
     wait_for(root / node.meta)
