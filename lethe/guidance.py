@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from lethe import registry
 from lethe.errors import UserError
-from lethe.io import META, checked, read_json
+from lethe.io import META, checked, read_json, read_meta
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel
@@ -42,6 +42,17 @@ def read(folder: Path) -> dict | None:
     if name not in known:
         raise UserError(f"{path}: eraser {name!r} is not one that guides sampling: {', '.join(known)}; {ADVICE}")
     return record
+
+
+def check_unet_alone(folder: Path, flag: str) -> None:
+    """Of weights from which a stage takes the U-Net alone. Raises UserError if their erasure lies elsewhere, too."""
+    names = read_meta(folder).get("files") or {} if (Path(folder) / META).is_file() else {}
+    more = [GUIDANCE] * (GUIDANCE in names) + [TEXT_ENCODER] * any(name.startswith(f"{TEXT_ENCODER}/") for name in names)
+    if more:
+        raise UserError(
+            f"{flag}: {folder} forgets by its {' and '.join(more)}, which would be lost here, where the U-Net alone is "
+            "taken; give the weights that it came from, and erase afterwards"
+        )
 
 
 def passes(record: dict | None, scale: float) -> int:

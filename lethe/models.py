@@ -240,17 +240,18 @@ def _pruning_text(pruning: dict) -> str:
     return "{\n" + head + '  "layers": {\n' + layers + "\n  }\n}\n"
 
 
-def read_pruning(folder: Path) -> dict:
-    """A weights folder's `pruning.json`: budget, macs, ..., and "layers": {path: {kind, total, kept}}.
+def read_pruning(folder: Path) -> dict | None:
+    """A weights folder's `pruning.json`: budget, macs, ..., and "layers": {path: {kind, total, kept}}; None if dense.
 
     "removed" lists blocks that the base model has and this U-Net's config.json has not.
     """
-    return read_json(unet_folder(folder) / PRUNING)
+    path = unet_folder(folder) / PRUNING
+    return read_json(path) if path.is_file() else None
 
 
 def read_layers(folder: Path) -> dict[str, dict]:
     """What pruning kept, layer by layer; empty for a dense U-Net."""
-    return read_pruning(folder)["layers"] if (unet_folder(folder) / PRUNING).is_file() else {}
+    return (read_pruning(folder) or {"layers": {}})["layers"]
 
 
 def load_unet(folder: Path) -> UNet2DConditionModel:

@@ -1,7 +1,7 @@
 """Text states of prompts at the tokens that closed-form edits work on, aligned between prompts of unequal length.
 
 A prompt's tokens that count are its last content token ("last"), or all from there to the end of the text ("span").
-States are float64.
+Of a text that must stay, "span" counts all tokens, since nothing has to be aligned. States are float64.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -83,9 +83,12 @@ def check_pairs(options: Mapping, concepts: Iterable[Mapping[str, str]], where: 
 
 def _check(template: str, where: str) -> None:
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        found = [parts for parts in string.Formatter().parse(template) if parts[1] is not None]
     except ValueError as error:
         raise UserError(f"{where}: {template!r} is no template ({error})") from None
+    if any(spec or conversion for _, _, spec, conversion in found):
+        raise UserError(f"{where}: {template!r} has a field with ':' or '!'; a field is its name alone, as {{subject}}")
+    fields = {field for _, field, _, _ in found}
     if fields - set(FIELDS):
         raise UserError(
             f"{where}: {template!r} has the unknown field {{{min(fields - set(FIELDS))}}}; "

@@ -11,9 +11,9 @@ A run that was stopped goes on from its last checkpoint when the same command is
 from dataclasses import asdict
 from pathlib import Path
 
-from lethe import cli, models, registry
+from lethe import cli, guidance, models, registry
 from lethe.io import result_folder, write_text
-from lethe.options import check_losses
+from lethe.options import check_losses, check_rounds
 from lethe.recipe import of_model, of_result, recipe
 from lethe.record import Budget, Recorder
 from lethe.reuse import settled
@@ -36,8 +36,10 @@ def main() -> None:
     args = made.parse_args()
     values = cli.section_values(args, "distill") | cli.section_values(args, "bilevel", *plugins)
     check_losses(values)
+    check_rounds(values, values)
     options = {"seed": args.seed, **values}
     models.check_base(args.base, args.revision)
+    guidance.check_unet_alone(args.pruned, "--pruned")
     named = cli.named_paths(args.concepts, "--concepts")
     concepts = {name: named[name] for name in sorted(named)}  # their order is no part of the recipe
     folders = {"pruned": args.pruned, "data": args.data} | {f"concept:{name}": path for name, path in concepts.items()}

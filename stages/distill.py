@@ -9,7 +9,7 @@ A run that was stopped goes on from its last checkpoint when the same command is
 
 from pathlib import Path
 
-from lethe import cli, models
+from lethe import cli, guidance, models
 from lethe.io import result_folder, write_text
 from lethe.options import check_losses
 from lethe.recipe import of_model, of_result, recipe
@@ -36,6 +36,9 @@ def main() -> None:
     check_losses(values)
     options = {"seed": args.seed, **values}
     models.check_base(args.base, args.revision)
+    guidance.check_unet_alone(args.pruned, "--pruned")
+    if args.teacher:
+        guidance.check_unet_alone(args.teacher, "--teacher")
     folders = {"pruned": args.pruned, "data": args.data} | ({"teacher": args.teacher} if args.teacher else {})
     parents = {"base": of_model(args.base, args.revision)} | {role: of_result(path) for role, path in folders.items()}
     mine = recipe("distill", VERSION, options, parents)

@@ -74,18 +74,13 @@ def main() -> None:
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
     erased = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     with result_folder(args.out) as part:
-        models.save_unet(unet, models.read_pruning(args.model) if pruned(args.model) else None, part)
+        models.save_unet(unet, models.read_pruning(args.model) if args.model else None, part)
         erasing.save(erased, base, part)
         if erased.progress:
             recorder.started -= erased.progress.seconds
         recorder.write(part, budget=budget, device=str(device), eraser=erased.facts)
     loop.forget(keeping)
     print(f"{args.out}: {', '.join(concepts)} erased with {eraser}")
-
-
-def pruned(model: Path | None) -> bool:
-    """Whether the weights come with a record of what pruning kept; the base's, and a dense net's, have none."""
-    return model is not None and (model / "unet" / models.PRUNING).is_file()
 
 
 def read_needs(name: str, needs: list[str], concepts: dict, pictures: list[str], data: Path | None) -> dict[str, Path]:

@@ -12,7 +12,7 @@ params and latency_ms, dense and kept. --list shows what any pruned weights fold
 from collections.abc import Iterator
 from pathlib import Path
 
-from lethe import cli, io, models, registry
+from lethe import cli, guidance, io, models, registry
 from lethe.errors import UserError
 from lethe.recipe import of_folder, of_model, of_result, recipe
 from lethe.record import Recorder
@@ -46,8 +46,10 @@ def main() -> None:
     models.check_base(args.base, args.revision)
     models.check_resolution(args.base, args.resolution)
     folders = read_needs(values, args.data) | ({"model": args.model} if args.model else {})
-    if args.model and (args.model / "unet" / models.PRUNING).is_file():
+    if args.model and models.read_pruning(args.model):
         raise UserError(f"--model: {args.model} is pruned already; give dense weights, or leave --model out")
+    if args.model:
+        guidance.check_unet_alone(args.model, "--model")
 
     options = {"budget": args.budget, **values, "resolution": args.resolution}
     parents = {"base": of_model(args.base, args.revision)}
@@ -120,9 +122,9 @@ def calibrate(folder: Path, base: object, unet: object, latent_shape: tuple, dev
 
 def listing(folder: Path) -> Iterator[str]:
     """Every layer's kept part, blocks that are gone, and totals. Raises UserError if the folder is not pruned."""
-    if not (folder / "unet" / models.PRUNING).is_file():
-        raise UserError(f"{folder}: no unet/{models.PRUNING} there; --list takes a pruned weights folder")
     found = models.read_pruning(folder)
+    if not found:
+        raise UserError(f"{folder}: no unet/{models.PRUNING} there; --list takes a pruned weights folder")
     meta = io.read_meta(folder) if (folder / io.META).is_file() else {}
     rows = [(path, "removed", "", "") for path in found.get("removed", [])]
     for path, layer in found["layers"].items():

@@ -7,7 +7,9 @@ concept's prompt as it answers to the anchor's:
 
 with c the concept's prompt, c* its anchor, sg a stop of the gradient (the answer is that of the network in training, as
 released), and y what the diffusion loss asks for. As in the release, no gradient flows through keys and values of
-cross-attention at the first token, which is the same in every prompt. Per optimiser step and picture: two student
+cross-attention at the first token, which is the same in every prompt. Two things differ from the release: a concept has
+one prompt and one anchor, where that draws from 200 anchors and words the style in several ways; and the regularization
+is on the same pictures, noise and t, where that takes a second batch. Per optimiser step and picture: two student
 forwards and one backward, three and two with regularization; before the first step 2 * pictures * sampler_steps
 teacher forwards an anchor.
 """

@@ -40,7 +40,8 @@ OPTIONS = {
     },
     "guide": {"description": "what a concept becomes: its anchor, or the empty text", "enum": ["anchor", "empty"]},
     "alignment": {
-        "description": "tokens of a prompt that count: its last, or the span from there to the end of the text",
+        "description": "tokens of a prompt that count: its last, or the span from there to the end of the text (all, of "
+        "one that must stay)",
         "enum": ["last", "span"],
     },
     "technique": {
@@ -55,7 +56,7 @@ OPTIONS = {
         "minimum": 0,
     },
     "expand": {
-        "description": "templates that make more prompts of a concept's name",
+        "description": "templates that make more prompts of a concept's name; each becomes the same guide",
         "enum": ["none", "art", "object"],
     },
     "debias": {
@@ -112,7 +113,7 @@ def erase(
 
     `base` holds tokenizer and text_encoder, for debias also scheduler, vae and latent_shape; all on one device.
     Raises UserError if there is no cross-attention, for an anchor that is the prompt, and if nothing is preserved
-    though scale_preserve is not 0.
+    though scale_preserve is not 0, and for debias with the technique tensor.
     """
     mode = options["debias"]
     desired = debias.shares(mode["attributes"], mode["desired"], "uce.debias") if mode else []
@@ -178,6 +179,10 @@ def solve(
 
 
 def _check(options: Mapping, kept: Sequence[str]) -> None:
+    if options["debias"] and options["technique"] == "tensor":
+        raise UserError(
+            "uce.technique: tensor takes a concept's own values away, and debias is to keep them; set it to replace"
+        )
     if options["scale_preserve"] == 0 or kept:
         return
     why = "all of its prompts name an erased concept" if options["preserve"] else "it is empty"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lethe.io import read_meta
-from lethe.models import PRUNING, read_pruning
+from lethe.models import read_pruning
 from lethe.report.runs import Run
 
 PASSES = ("student_forward", "student_backward", "teacher_forward")
@@ -118,10 +118,6 @@ def _kept(run: Run, what: str) -> float | None:
     """From the pruning.json that every pruned U-Net carries; a chain without the stage prune is still dense."""
     if all(link["stage"] != "prune" for link in run.chain):
         return 1.0
-    found = [folder for folder in run.weights if _is_pruned(folder)]  # an eraser at sampling time writes no weights
-    amount = read_pruning(found[-1]).get(what) if found else None
+    found = [pruning for pruning in map(read_pruning, run.weights) if pruning]
+    amount = found[-1].get(what) if found else None
     return amount["kept"] / amount["dense"] if amount else None
-
-
-def _is_pruned(folder: Path) -> bool:
-    return (folder / "unet" / PRUNING).is_file()

@@ -17,7 +17,8 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
     """A lower step each time, then an upper step after every `upper_every`-th one.
 
     Each level has its own AdamW, hence its own moments, which makes the balance between the levels one of learning
-    rates and not of the losses' scales. The upper warm-up counts upper steps.
+    rates and not of the losses' scales. The upper warm-up counts upper steps. `cosine` compares the lower gradient
+    before the lower step with the upper one after it: those that the two steps are made of.
     """
     parameters = list(student.parameters())
     optimizers = {
@@ -35,13 +36,14 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
         advance(optimizers["lower"], warm(options["lr"], options["warmup"], k), clip)
         if due:
             count = (k + 1) // options["upper_every"] - 1
-            middle = gauges.weights(parameters)
+            descended = gauges.distance(start, parameters)
+            start = gauges.weights(parameters)  # in place of the older copy: two of large weights would be felt
             loss, more = upper(student, count)
             loss.backward()
             terms |= more | {"cosine": gauges.cosine(below, gauges.gradient(parameters))}
+            del below
             advance(optimizers["upper"], warm(options["upper_lr"], options["upper_warmup"], count), clip)
-            moved = gauges.distance(middle, parameters), gauges.distance(start, middle)
-            terms["displacement"] = gauges.ratio(*moved)
+            terms["displacement"] = gauges.ratio(gauges.distance(start, parameters), descended)
         return detached(terms)
 
     return Training(step, {"student": student}, optimizers)

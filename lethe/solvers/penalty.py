@@ -35,6 +35,7 @@ OPTIONS = {
     "inner_steps": {
         "description": "K: fine-tuning steps of the second copy to an outer one",
         "$ref": "#/$defs/count",
+        "atMost": "steps",
     },
     "coupling": {
         "description": "what the second copy does to the first, before each outer step",

@@ -309,6 +309,8 @@ def test_a_concepts_name_is_its_prompt_if_that_says_nothing_more():
         ),
         ({"target_template": "a {}"}, CONCEPTS, r"conceptprune\.target_template: .* unknown field \{\}"),
         ({"target_template": "a {sub"}, CONCEPTS, r"conceptprune\.target_template: .* is no template"),
+        ({"target_template": "a {subject:d}"}, CONCEPTS, r"conceptprune\.target_template: .* ':' or '!'; .* {subject}"),
+        ({"base_template": "a {subject!r}"}, CONCEPTS, r"conceptprune\.base_template: .* ':' or '!'"),
         ({"target_template": "A {subject}"}, CONCEPTS, r"subject 'tree' gives the pair .* do not differ"),
         (
             {"task": "attribute", "base_template": None, "target_template": None},

@@ -198,6 +198,7 @@ def test_pruned_heads_and_dropped_blocks(tiny_base):
         ({"debias": DEBIAS | {"desired": [0.5, 0.6]}}, CONCEPTS, r"uce\.debias\.desired: .* sum to 1"),
         ({"debias": DEBIAS | {"desired": [1.0]}}, CONCEPTS, r"uce\.debias\.desired: .* 2 shares"),
         ({"debias": DEBIAS}, CONCEPTS, r"uce\.debias\.clip: 'fake' is neither"),
+        ({"debias": DEBIAS, "technique": "tensor"}, CONCEPTS, r"uce\.technique: tensor .* set it to replace"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tiny_base, changed, concepts, message):

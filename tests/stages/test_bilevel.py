@@ -9,6 +9,8 @@ from tests.stages.running import alike, finished_without_torch, kill_after_first
 from tests.tiny_training import OPTIONS, UPPER
 
 VALUES = OPTIONS | UPPER
+PENALTY = {"lambda": 1.0, "coupling": "none", "pull": 0.5, "lambda_growth": 1.0, "lambda_most": 1.0}
+PENALTY |= {"gap_tolerance": 0.0, "second_copy": "device"}
 
 
 def test_trains_both_levels_and_counts_them_apart(ready, tmp_path):
@@ -50,4 +52,19 @@ def test_unknown_plugins_and_wrong_concepts_are_refused(tiny, other, tmp_path):
         stage("bilevel", *words, "--concepts", "monet", **VALUES)
     with pytest.raises(UserError, match="concept monet"):
         stage("bilevel", *words, "--concepts", f"monet={other.concepts['monet']}", **VALUES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"upper_every": 5}, "upper_every"),
+        ({"solver": "penalty", "inner_steps": 5, **PENALTY}, "inner_steps"),
+    ],
+)
+def test_a_run_that_would_forget_nothing_is_refused(tiny, tmp_path, values, key):
+    words = tiny.training("--concepts", *tiny.named(), "--out", tmp_path / "out", "--state", tmp_path / "state")
+    shared = {name: value for name, value in VALUES.items() if name != "upper_every"}
+    with pytest.raises(UserError, match=rf"bilevel.{key}: 5 is more than distill.steps \(4\): no upper step"):
+        stage("bilevel", *words, **shared | values)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,8 @@ from lethe import models, registry
 from lethe.errors import UserError
 from lethe.io import read_meta
 from lethe.recipe import of_model, of_result, recipe
-from tests.stages.running import finished_without_torch, stage, weights
+from tests.stages.running import PRUNE, finished_without_torch, stage, weights
+from tests.tiny_training import OPTIONS, UPPER
 
 ESD = {
     "variant": "x",
@@ -123,6 +124,35 @@ def test_what_guides_sampling_is_not_lost_by_a_second_eraser(tiny, tmp_path):
     with pytest.raises(UserError, match="was erased by an eraser that acts while sampling"):
         stage("erase", *given, **ESD)
     assert not (tmp_path / "two").exists()
+
+
+def test_what_lies_beside_the_unet_is_not_lost_by_training_or_pruning(tiny, tmp_path):
+    short = json.dumps({"monet": {"prompt": "by monet", "anchor": "a boat"}})
+    guided, given = tmp_path / "guided", words(tiny, tmp_path / "guided", short)
+    stage("erase", *[word if word != "esd" else "sld" for word in given], preset="weak")
+    at = ["--base", tiny.base, "--seed", 0, "--data", tiny.data, "--out", tmp_path / "out", "--state", tmp_path / "s"]
+    lost = "forgets by its guidance.json, which would be lost here"
+    with pytest.raises(UserError, match=rf"--pruned: .*guided {lost}"):
+        stage("distill", *at, "--pruned", guided, **OPTIONS)
+    with pytest.raises(UserError, match=rf"--teacher: .*guided {lost}"):
+        stage("distill", *at, "--pruned", tiny.pruned, "--teacher", guided, **OPTIONS)
+    with pytest.raises(UserError, match=rf"--pruned: .*guided {lost}"):
+        stage("bilevel", *at, "--pruned", guided, "--concepts", *tiny.named(), **OPTIONS | UPPER)
+    cut = given.index("--model")
+    dense = [tmp_path / "dense" if word == guided else word for word in [*given[:cut], *given[cut + 2 :]]]
+    stage("erase", *[word if word != "esd" else "sld" for word in dense], preset="weak")
+    with pytest.raises(UserError, match=rf"--model: .*dense {lost}"):
+        stage("prune", "--base", tiny.base, "--model", tmp_path / "dense", "--budget", 0.8, "--out", "x", **PRUNE)
+
+
+def test_a_dense_net_that_forgot_can_be_healed(tiny, tmp_path):
+    given = words(tiny, tmp_path / "one")
+    at = given.index("--model")
+    stage("erase", *given[:at], *given[at + 2 :], **ESD)
+    at = ["--base", tiny.base, "--seed", 0, "--data", tiny.data, "--out", tmp_path / "out", "--state", tmp_path / "s"]
+    stage("distill", *at, "--pruned", tmp_path / "one", **OPTIONS)
+    assert weights(tmp_path / "one") != weights(tmp_path / "out")
+    assert models.read_pruning(tmp_path / "out") is None
 
 
 def test_a_dense_net_can_be_erased_twice(tiny, tmp_path):
