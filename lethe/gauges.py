@@ -11,9 +11,10 @@ from torch import Tensor, nn
 Vector = Sequence[Tensor]  # one tensor a parameter
 
 
-def gradient(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """A copy of the gradients that are there, zeros where there is none."""
-    return [torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters]
+def gradient(parameters: Sequence[nn.Parameter], copy: bool = True) -> list[Tensor]:
+    """The gradients that are there, or a copy of them; zeros where there is none."""
+    found = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
+    return [own.clone() for own in found] if copy else found
 
 
 def weights(parameters: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -47,7 +47,9 @@ def read(folder: Path) -> dict | None:
 def check_unet_alone(folder: Path, flag: str) -> None:
     """Of weights from which a stage takes the U-Net alone. Raises UserError if their erasure lies elsewhere, too."""
     names = read_meta(folder).get("files") or {} if (Path(folder) / META).is_file() else {}
-    more = [GUIDANCE] * (GUIDANCE in names) + [TEXT_ENCODER] * any(name.startswith(f"{TEXT_ENCODER}/") for name in names)
+    more = [GUIDANCE] * (GUIDANCE in names) + [TEXT_ENCODER] * any(
+        name.startswith(f"{TEXT_ENCODER}/") for name in names
+    )
     if more:
         raise UserError(
             f"{flag}: {folder} forgets by its {' and '.join(more)}, which would be lost here, where the U-Net alone is "

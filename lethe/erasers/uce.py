@@ -40,8 +40,8 @@ OPTIONS = {
     },
     "guide": {"description": "what a concept becomes: its anchor, or the empty text", "enum": ["anchor", "empty"]},
     "alignment": {
-        "description": "tokens of a prompt that count: its last, or the span from there to the end of the text (all, of "
-        "one that must stay)",
+        "description": "tokens of a prompt that count: its last, or the span from there to the end of the text (of one "
+        "that must stay: all)",
         "enum": ["last", "span"],
     },
     "technique": {

@@ -3,7 +3,6 @@ precision and with the sampler that drew its pictures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 

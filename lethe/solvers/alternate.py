@@ -40,7 +40,7 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
             start = gauges.weights(parameters)  # in place of the older copy: two of large weights would be felt
             loss, more = upper(student, count)
             loss.backward()
-            terms |= more | {"cosine": gauges.cosine(below, gauges.gradient(parameters))}
+            terms |= more | {"cosine": gauges.cosine(below, gauges.gradient(parameters, copy=False))}
             del below
             advance(optimizers["upper"], warm(options["upper_lr"], options["upper_warmup"], count), clip)
             terms["displacement"] = gauges.ratio(gauges.distance(start, parameters), descended)

@@ -28,8 +28,7 @@ SUPPRESSIONS = {name: {} for name in registry.names("suppressions")} | {
     "attention_forgetting": {"end_token": True},
 }
 PAIRS = [
-    (solver, suppression)
-    for solver, suppression in zip(cycle(SOLVERS), registry.names("suppressions"), strict=False)
+    (solver, suppression) for solver, suppression in zip(cycle(SOLVERS), registry.names("suppressions"), strict=False)
 ]
 
 
