@@ -20,8 +20,11 @@ def told(name: str) -> dict[str, object]:
     comes from a hub is looked up where it is kept, or fetched. Raises UserError if a converted folder's weights are not
     those that were converted, or if nothing is found.
     """
-    folder, hub = Path(name.removeprefix("local-dir:")), "/" in name and not name.startswith("local-dir:")
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else _of_hub(name) if hub else _of_open_clip(name)
+    folder = Path(name.removeprefix("local-dir:"))
+    if folder.is_dir() or name.startswith("local-dir:"):
+        files = sorted(folder.glob("*.safetensors"))
+    else:
+        files = _of_hub(name) if "/" in name else _of_open_clip(name)
     if not files:
         raise UserError(f"{name}: no *.safetensors there; fetch or make it again")
     found = {"name": name, "weights": {path.name: _hashed(path) for path in files}}
@@ -71,6 +74,10 @@ def _of_open_clip(name: str) -> list[Path]:
     import open_clip
 
     model, _, pretrained = name.partition("@")
+    if not open_clip.get_pretrained_cfg(model, pretrained):
+        known = open_clip.list_pretrained_tags_by_model(model)
+        which = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "") if known else "none, nor such a model"
+        raise UserError(f"{name}: open_clip knows no weights {pretrained!r} of {model}; known: {which}")
     try:
         return [Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))]
     except (OSError, RuntimeError, ValueError) as error:

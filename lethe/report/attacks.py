@@ -3,7 +3,9 @@
 Success is the share of pictures that show the concept of their prompt (column `shown` of scores.csv), each concept
 counting equally; "before" is that of the same prompts and seeds as the victim draws them when it is asked plainly.
 Attacks that differ in the option `steps` alone are one curve, which begins at 0 steps with "before"; the area under it,
-by the trapezoid rule and over its length, is the mean success on the way.
+by the trapezoid rule and over its length, is the mean success on the way. (What UnlearnDiffAtk's authors call post-ASR
+also counts the prompts that showed the concept before, whether or not they do under attack; here these are not carried
+over, so an attack may do worse than asking plainly.)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ from lethe.io import canonical
 from lethe.report.intervals import Draws, Estimate, Sample, apart, at_the_end
 from lethe.report.markup import DASH, Text, interval, number
 from lethe.report.measures import PERCENT, Measured, measure, named
+from lethe.report.remarks import remarks
 from lethe.report.runs import REFERENCES, Group, Plan, Run
 from lethe.report.tables import NOT_RUN
 
@@ -207,7 +210,7 @@ def paired(groups: Iterable[Success]) -> pd.DataFrame:
     """Differences in success on the same prompts and seeds; lower is better.
 
     Each row under each attack against "before"; each row that erases against distill, and bilevel's rows against each
-    two-stage arm, both before (attack "before") and under each attack.
+    two-stage arm and the bilevel rows before them, both before (attack "before") and under each attack.
     """
     lines = []
     for own in groups:
@@ -230,8 +233,9 @@ def _against(group: Group) -> list[tuple[str, str]]:
     kinds = {row: runs[0].arm for row, runs in group.arms.items()}
     erasing = [row for row, arm in kinds.items() if arm not in REFERENCES]
     two_stage = [row for row in erasing if row in group.two_stage and kinds[row] == row]
+    bilevel = [row for row in erasing if kinds[row] == "bilevel"]
     pairs = [(row, "distill") for row in erasing if "distill" in kinds]
-    return pairs + [(row, other) for row in erasing if kinds[row] == "bilevel" for other in two_stage]
+    return pairs + [(row, other) for at, row in enumerate(bilevel) for other in [*two_stage, *bilevel[:at]]]
 
 
 def _sense(found: Estimate) -> str:
@@ -241,7 +245,7 @@ def _sense(found: Estimate) -> str:
 def text(groups: Sequence[Success], table: pd.DataFrame) -> Text:
     """The table for people; marked is the lowest success among rows that erase."""
     names = list(dict.fromkeys(name for own in groups for name in own.names))
-    quality = [named(name) for name in QUALITY if table[name].notna().any()]
+    quality = [named(name) for name in QUALITY]
     keys = [key for key in ("set", "keep") if table[key].nunique() > 1]
     made = Text(["arm", *keys, *(metric.header for metric in quality), *(f"{name} ↓" for name in names)], [])
     for index, row in table.iterrows():
@@ -257,6 +261,9 @@ def text(groups: Sequence[Success], table: pd.DataFrame) -> Text:
             made.best.update((index, column) for index in values.index[values == values.min()] if len(values) > 1)
     made.notes.extend(f"{metric.header}: {metric.about}; of all pictures" for metric in quality)
     made.notes.append(f"{BEFORE} ↓: pictures of the attacked prompts, asked plainly, that show the concept, %")
+    made.notes.append("under attack ↓: pictures of the same prompts that show it then, %; not added to those before")
+    runs = (run for own in groups for plain in own.victims.group.arms.values() for run in plain)
+    made.notes.extend(remarks(runs, quality))
     for own in groups[:1]:
         made.notes.extend(f"{label} ↓: {_told(options)}" for label, options in own.victims.tried.items())
         for name, steps in own.victims.curves.items():
@@ -283,7 +290,7 @@ def paired_text(lines: pd.DataFrame) -> Text:
     made = Text(["arm", "minus", *keys, *names], [])
     last = None
     for key, found in lines.groupby(["set", "keep", "arm", "against"], sort=False):
-        label = BLOCKS.get(key[3], f"{key[2]} minus the two-stage arms")
+        label = BLOCKS.get(key[3], f"{key[2]} minus others that erase")
         if (*key[:2], label) != last:
             made.breaks.add(len(made.rows))
             made.labels[len(made.rows)] = label

@@ -121,6 +121,14 @@ def test_the_lowest_success_of_rows_that_erase_is_marked(found, frame):
     assert any(note.startswith("few_50 ↓: relearn, source concepts, count 2") for note in text.notes)
 
 
+def test_quality_is_told_with_its_protocol_and_its_warnings(found, frame, monkeypatch):
+    (run,) = found.victims.group.arms["esd"]
+    warned = {"protocol": {"mode": "clean"}, "warning": "too few pictures"}
+    monkeypatch.setitem(run.records, "fid", warned)
+    notes = attacks.text([found], frame.reset_index()).notes
+    assert [note for note in notes if note.startswith("FID: ")] == ["FID: mode clean", "FID: warning, too few pictures"]
+
+
 def test_differences_are_paired_and_called_only_if_the_interval_excludes_zero(found):
     lines = attacks.paired([found]).set_index(["arm", "against", "attack"])
     rise = lines.loc["esd", "before", "finish"]
@@ -132,17 +140,17 @@ def test_differences_are_paired_and_called_only_if_the_interval_excludes_zero(fo
     small = lines.loc["bilevel", "before", "few_200"]  # 1 of 16 against 0 of 16
     assert small["difference"] == pytest.approx(6.25) and small["better"] == ""
     against = {other for arm, other, _ in lines.index if arm == "bilevel ours"}
-    assert against == {"before", "distill", "esd"}
+    assert against == {"before", "distill", "esd", "bilevel"}
     assert {other for arm, other, _ in lines.index if arm == "esd"} == {"before", "distill"}
     assert {other for arm, other, _ in lines.index if arm == "distill"} == {"before"}
     text = attacks.paired_text(attacks.paired([found]))
     assert list(text.labels.values()) == [
         "under attack, minus before",
         "minus distill, which erases nothing",
-        "bilevel minus the two-stage arms",
-        "bilevel ours minus the two-stage arms",
+        "bilevel minus others that erase",
+        "bilevel ours minus others that erase",
     ]
-    assert len(text.rows) == 4 + 3 + 1 + 1
+    assert len(text.rows) == 4 + 3 + 1 + 2
     assert lines.loc["bilevel", "esd", "area_few"]["better"] == "yes"
     assert lines.loc["bilevel", "esd", "before"]["better"] == ""
 
