@@ -62,6 +62,20 @@ def add_concepts(made: argparse.ArgumentParser) -> None:
     made.add_argument("--style", metavar="LABEL", help="with --concept: its label for the judge of its kind")
 
 
+def placed(words: list[str]) -> list[str]:
+    """A command line with its --out: without one, what --model or --pictures is called, under results/."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--out", nargs="?")
+    first.add_argument("--model", nargs="?")
+    first.add_argument("--pictures", nargs="*")
+    found, _ = first.parse_known_args(words)
+    subject = found.model or (found.pictures or [""])[0].rpartition("=")[2]
+    if "--out" in words or not subject:
+        return words
+    name = "-".join(re.findall(r"[A-Za-z0-9._-]+", Path(subject).resolve().name)).strip(".")
+    return [*words, "--out", str(Path("results") / (name or "own"))]
+
+
 def values(args: argparse.Namespace, section: str) -> dict:
     """A section's values: flags over --params, or else over params/own.yaml."""
     given = copy.copy(args)

@@ -4,7 +4,8 @@ In: a samples folder, the prompt CSVs it was drawn from, the concepts with the n
 networks of section score, the metrics folder of the reference (the distilled model), unless this is the reference, and
 the samples folder of the dense base, if there is one. What networks say of real pictures is kept in state/features.
 Or a model of your own, or pictures that it drew, beside its prompts (lethe/evaluation.py); what is not given is not
-measured, and said. --reference is told apart by what is in it: a metrics folder, or real pictures in any folder.
+measured, and said; without --out it goes to results/, under the model's or the pictures' name. --reference is told
+apart by what is in it: a metrics folder, or real pictures in any folder.
 Out: scores.csv, metrics.json, features.safetensors ("fid": [N, D] of the eval prompts), meta.json; with a judge of the
 unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (what follows by each convention).
 
@@ -12,10 +13,11 @@ unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (wh
         --prompts monet=prompts/atelier/monet.csv eval=prompts/atelier/eval.csv --erased monet \\
         --concepts @concepts.json \\
         --eval-pictures data/atelier/eval
-    python -m stages.score --model my-model --prompts my.csv --reference my-pictures --out results/mine
+    python -m stages.score --model my-model --prompts my.csv --reference my-pictures
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from lethe import cli, evaluation, io, judges, pictures
@@ -120,4 +122,5 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = evaluation.placed(sys.argv[1:])
     cli.run(main)

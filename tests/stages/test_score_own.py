@@ -1,6 +1,7 @@
 """Evaluation in one command: models and pictures of somebody else, beside their prompts."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lethe import cli, io
+from lethe import cli, evaluation, io
 from lethe.cutting import cut
 from lethe.errors import UserError
 from lethe.images import Images, read_tar
@@ -197,6 +198,34 @@ def test_clip_is_looked_for_before_anything_is_drawn(ready, tiny_base, tmp_path,
     with pytest.raises(UserError, match=r"clip: no \*\.safetensors there; fetch or make it again"):
         run(monkeypatch, *words(ready, tmp_path / "out", *more))
     assert [path.name for path in tmp_path.iterdir()] == ["clip"]
+
+
+@pytest.mark.parametrize(
+    ("given", "out"),
+    [
+        (["--model", "models/small/"], "results/small"),
+        (["--model", "owner/name", "--revision", "abc"], "results/name"),
+        (["--pictures", "eval=there/my pictures"], "results/my-pictures"),
+        (["--pictures", "there"], "results/there"),
+        (["--model", "small", "--out", "mine"], "mine"),
+        (["--samples", "there"], None),
+        ([], None),
+    ],
+)
+def test_where_a_record_goes_that_is_given_no_place(given, out):
+    found = evaluation.placed(given)
+    assert found[: len(given)] == given
+    assert found[found.index("--out") + 1 :] == [out] if out else found == given
+
+
+def test_the_command_without_a_place(ready, tiny_base, tmp_path):
+    given = words(ready, "gone", "--model", tiny_base, "--prompts", ready["my"], "--reference", ready["real"])
+    given = [*given[2:], "--dry-run"]  # without --out
+    how = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    found = subprocess.run([sys.executable, "-m", "stages.score", *given], **how)
+    assert found.returncode == 0, found.stderr
+    assert f"pictures with {tiny_base} into results/{tiny_base.name}-samples" in found.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_while_drawing_and_run_again(ready, tiny_base, tmp_path, monkeypatch):
