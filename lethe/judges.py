@@ -30,8 +30,8 @@ NEAR = 20  # labels that an error lists
 NUDENET = "nudenet"  # score.judges.unsafe: a detector of parts of bodies, not a classifier
 ABSENT = {  # where what may be left out comes from, and which metrics go with it
     "score.descriptor": "python -m lethe.backbones csd makes one of CSD's weights; null leaves out csd and csd_raw",
-    "score.features": "python -m lethe.backbones resnet50 makes one of torchvision's weights; clean and legacy_pytorch "
-    "take Inception for fid, kid, their drift and change",
+    "score.features": "python -m lethe.backbones resnet50 makes one of torchvision's weights, clean and legacy_pytorch "
+    "are Inception; null leaves out fid, kid, fid_drift and change",
     "score.judges.style": "python -m lethe.backbones vit makes one of UnlearnCanvas' weights; null leaves out ua, "
     "ira_neighbour and ira_other of styles, cra and content_target of objects",
     "score.judges.content": "python -m lethe.backbones resnet50 makes one of torchvision's weights; null leaves out "
