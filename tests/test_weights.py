@@ -97,7 +97,10 @@ def test_no_weights_of_open_clip_are_fit_for_another_activation_only():
             {"descriptor": "models/csd"},
             ["score.descriptor: models/csd: no such folder", "lethe.backbones csd", "csd_raw"],
         ),
-        ({"features": "models/own"}, ["score.features: models/own: no such folder", "legacy_pytorch", "leaves out fid, kid"]),
+        (
+            {"features": "models/own"},
+            ["score.features: models/own: no such folder", "legacy_pytorch", "leaves out fid, kid"],
+        ),
         ({"descriptor": "weights.bin"}, ["is a file; a folder is wanted", "lethe.backbones csd"]),
         (
             {"judges.content": "models/r50"},
