@@ -6,6 +6,7 @@ from the one before, or from the start.
 """
 
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ from lethe.io import sha256
 
 KEPT = 2
 SHARE = 50  # at least so many times the last one's cost lies between two: they take no more than 2 % of the time
-PART = "checkpoint.part"
+PART = "checkpoint.part"  # a folder: safetensors writes to a hidden name of its own beside the file it is given
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
@@ -42,8 +43,9 @@ class Checkpoints:
     def save(self, step: int, found: Mapping[str, torch.Tensor], text: Mapping[str, str]) -> None:
         """Writes one, then removes all but the last two. A full disk raises OSError, and the old ones stay."""
         started = time.monotonic()
-        part = self.folder / PART
+        part = self.folder / PART / "whole"
         self._tidy()
+        part.parent.mkdir(parents=True)
         try:
             tensors.save(part, found, text)
             part.rename(self.folder / f"step-{step:07d}-{sha256(part)[:16]}.safetensors")
@@ -78,5 +80,4 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Removes what a save that was killed has left."""
-        for path in self.folder.glob(f"{PART}*"):
-            path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / PART, ignore_errors=True)

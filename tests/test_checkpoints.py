@@ -1,4 +1,6 @@
+import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,13 +46,31 @@ def test_a_failed_save_leaves_those_before_it(tmp_path, monkeypatch):
     before = sorted(path.name for path in tmp_path.iterdir())
 
     def full(*_: object) -> None:
-        (tmp_path / "checkpoint.part").write_text("half")
+        (tmp_path / "checkpoint.part/whole").write_text("half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensors, "save", full)
     with pytest.raises(OSError, match="No space"):
         save(kept, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_save_that_was_killed_leaves_nothing_for_good(tmp_path, monkeypatch):
+    """safetensors writes to a hidden name of its own; a kill leaves that file, of which nobody knows the name."""
+    kept = Checkpoints(tmp_path / "state", 0)
+
+    def killed(path: Path, *_: object) -> None:
+        path.with_name(".tmpQpM1sK").write_text("half")
+        os._exit(9)
+
+    monkeypatch.setattr(tensors, "save", killed)
+    child = os.fork()
+    if not child:
+        save(kept, 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [path.name for path in (tmp_path / "state").rglob(".tmp*")] == [".tmpQpM1sK"]
+    kept.forget()
+    assert not (tmp_path / "state").exists()
 
 
 def test_time_and_cost_decide_when_one_is_due(tmp_path, monkeypatch):
