@@ -142,7 +142,8 @@ def test_the_chain_survives_what_clusters_do(root, slurm, monkeypatch):
     ended = "\n".join(slurm.finished())
     assert "TIMEOUT" in ended
     (log,) = (root / "logs").glob("*/weights/distill/*.log")
-    assert "going on from step" in log.read_text()
+    # of a job that ended as its limit came, SLURM says TIMEOUT too, and the next finds the result
+    assert re.search(r"going on from step|: finished, recipe", log.read_text())
     # too little memory: said in words
     assert "exceeded memory limit" in text
     assert "advice: a job needed more memory than it had asked for: raise mem_mb of its rule" in text
