@@ -79,5 +79,7 @@ class Checkpoints:
             self.folder.rmdir()
 
     def _tidy(self) -> None:
-        """Removes what a save that was killed has left."""
-        shutil.rmtree(self.folder / PART, ignore_errors=True)
+        """Removes what a save that was killed has left, also one of a version that wrote to a file of that name."""
+        for path in self.folder.glob(f"{PART}*"):
+            remove = shutil.rmtree if path.is_dir() else Path.unlink
+            remove(path)

@@ -70,7 +70,7 @@ def placed(words: list[str]) -> list[str]:
     first.add_argument("--pictures", nargs="*")
     found, _ = first.parse_known_args(words)
     subject = found.model or (found.pictures or [""])[0].rpartition("=")[2]
-    if "--out" in words or not subject:
+    if found.out is not None or "--out" in words or not subject:
         return words
     name = "-".join(re.findall(r"[A-Za-z0-9._-]+", Path(subject).resolve().name)).strip(".")
     return [*words, "--out", str(Path("results") / (name or "own"))]

@@ -73,6 +73,13 @@ def test_a_save_that_was_killed_leaves_nothing_for_good(tmp_path, monkeypatch):
     assert not (tmp_path / "state").exists()
 
 
+def test_a_file_where_the_folder_for_saving_is_wanted_gives_way(tmp_path):
+    (tmp_path / "checkpoint.part").write_text("half")
+    (tmp_path / "checkpoint.part.part-7").write_text("half")
+    save(Checkpoints(tmp_path, 0), 1)
+    assert [path.name[:12] for path in tmp_path.iterdir()] == ["step-0000001"]
+
+
 def test_time_and_cost_decide_when_one_is_due(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -218,6 +218,10 @@ def test_where_a_record_goes_that_is_given_no_place(given, out):
     assert found[found.index("--out") + 1 :] == [out] if out else found == given
 
 
+def test_a_place_in_one_word_is_kept():
+    assert evaluation.placed(["--model", "small", "--out=mine"]) == ["--model", "small", "--out=mine"]
+
+
 def test_the_command_without_a_place(ready, tiny_base, tmp_path):
     given = words(ready, "gone", "--model", tiny_base, "--prompts", ready["my"], "--reference", ready["real"])
     given = [*given[2:], "--dry-run"]  # without --out
