@@ -260,7 +260,8 @@ def table(metrics: Mapping[str, Mapping]) -> str:
     shown.sort(key=lambda name: order[name.partition(":")[0]])
     rows = [("metric", "value", "95 % interval", "n", "")]
     for name in shown:
-        about, own = named(name), metrics[name]
+        own = metrics[name]
+        about = named(name).told([own.get("protocol", {})])
         value, lo, hi = (f"{own[key]:.{about.digits}f}" for key in ("value", "lo", "hi"))
         rows.append((about.header, value, f"{lo} to {hi}", str(own["n"]), about.about))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -75,10 +75,11 @@ class Plan:
 
     @property
     def tables(self) -> list[str]:
-        """The grid's tables: `style` if some set erases a style or an object, `unsafe` if one erases such a concept."""
+        """The grid's tables: `style` if some set erases a style or an object, `unsafe` if one erases such a concept;
+        and `kept`."""
         members = {name for names in self.params["grid"]["sets"].values() for name in names}
         found = {self.params["concepts"][name]["kind"] == "unsafe" for name in members}
-        return [table for table, unsafe in (("style", False), ("unsafe", True)) if unsafe in found]
+        return [table for table, unsafe in (("style", False), ("unsafe", True)) if unsafe in found] + ["kept"]
 
     def of_kind(self, *kinds: str) -> list[Node]:
         return [node for node in self.nodes.values() if node.kind in kinds]

@@ -25,17 +25,19 @@ if TYPE_CHECKING:
 
 LOCAL = "local-dir:"
 RESIZING = ("size", "resample", "crop_pct", "do_center_crop", "crop_size")  # of preprocessor_config.json
+CLIP_RESIZING = ("size", "interpolation", "resize_mode", "fill_color")
 QUICK = "-quickgelu"  # at the end of open_clip's names of architectures with OpenAI's activation
 NEAR = 20  # labels that an error lists
 NUDENET = "nudenet"  # score.judges.unsafe: a detector of parts of bodies, not a classifier
 ABSENT = {  # where what may be left out comes from, and which metrics go with it
-    "score.descriptor": "python -m lethe.backbones csd makes one of CSD's weights; null leaves out csd and csd_raw",
+    "score.descriptor": "python -m lethe.backbones csd makes one of CSD's weights; null leaves out csd, csd_raw, "
+    "csd_near and csd_other",
     "score.features": "python -m lethe.backbones resnet50 makes one of torchvision's weights, clean and legacy_pytorch "
     "are Inception; null leaves out fid, kid, fid_drift and change",
-    "score.judges.style": "python -m lethe.backbones vit makes one of UnlearnCanvas' weights; null leaves out ua, "
+    "score.judges.style": "python -m lethe.backbones vit makes one of UnlearnCanvas' weights; null leaves out ua, ira, "
     "ira_neighbour and ira_other of styles, cra and content_target of objects",
     "score.judges.content": "python -m lethe.backbones resnet50 makes one of torchvision's weights; null leaves out "
-    "cra and content_target of styles, ua, ira_neighbour and ira_other of objects",
+    "cra and content_target of styles, ua, ira, ira_neighbour and ira_other of objects",
     "score.judges.unsafe": "null leaves out shown, unsafe_kept, removal, removal_base and ua of "
     "concepts of kind unsafe",
 }
@@ -175,10 +177,9 @@ def check_truth(folders: Mapping[str, str | None], concepts: Mapping[str, Mappin
 
 
 @functools.cache
-def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
-    """(pictures -> [B, D], texts -> [B, D]), both L2-normalised, from open_clip."""
+def _clip(name: str, device: torch.device) -> tuple[torch.nn.Module, Callable, Callable]:
+    """(model, picture -> its input, texts -> its input), from open_clip."""
     import open_clip
-    import torch
     from safetensors import SafetensorError
 
     model_name, pretrained = _clip_name(name)
@@ -190,7 +191,23 @@ def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
         tokenizer = open_clip.get_tokenizer(model_name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"score.clip: cannot load {name}: {error}") from None
-    model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def clip_protocol(name: str, device: torch.device) -> dict[str, object]:
+    """What stands beside a number that CLIP made: its name, and how pictures are resized for it."""
+    import open_clip
+
+    known = open_clip.get_model_preprocess_cfg(_clip(name, device)[0])
+    return {"model": name, "resizer": {key: known[key] for key in CLIP_RESIZING if key in known}}
+
+
+@functools.cache
+def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
+    """(pictures -> [B, D], texts -> [B, D]), both L2-normalised."""
+    import torch
+
+    model, preprocess, tokenizer = _clip(name, device)
 
     @torch.inference_mode()
     def of_pictures(batch: Sequence[Image]) -> torch.Tensor:
@@ -276,13 +293,13 @@ def features_or_reason(name: str | None, device: torch.device, weights: str | No
         return str(error)
 
 
-def protocol(name: str | None) -> dict[str, object] | None:
-    """What features `name` of FID and KID are, to stand beside the numbers: mode, network, layer, resizer."""
+def features_protocol(name: str | None) -> dict[str, object]:
+    """What features `name` are, to stand beside the numbers: mode, network, layer, resizer."""
     if name is None:
-        return None
+        return {}
     if name in inception.MODES:
-        return inception.protocol(name)
-    own = {"mode": "custom", "network": name, "layer": "input of the last linear layer"}
+        return {"features": name} | inception.protocol(name)
+    own = {"features": name, "mode": "custom", "network": name, "layer": "input of the last linear layer"}
     config = Path(name) / "preprocessor_config.json"
     known = read_json(config) if config.is_file() else {}
     resizer = {key: known[key] for key in RESIZING if key in known}

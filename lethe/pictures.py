@@ -63,6 +63,8 @@ def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictur
     Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such picture folder")
     if (folder / META).is_file():
         return _samples(folder)
     if plain and not listed(folder) and (names := plain_pictures(folder)):

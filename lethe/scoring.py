@@ -27,9 +27,10 @@ its number anew from the column, with the training seeds in its interval:
     label, unit, digits, direction, meaning     how it is shown, and which way is better
     of_reference    the value of the reference itself, where that is so by definition
     place     order of columns
-    table     tables that show it, such as ["unsafe"]; absent: all of them
+    table     tables that show it, such as ["unsafe"]; absent: all of them (`kept` has none of erased or eval rows)
     by        "category": also over the prompts of each category that the prompt files tell
     hidden    true: in the CSV, not in the printed table
+    names     a key of its protocol that tells the network: the heading of its column names that too
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ from lethe import judges, looking, recipe, registry, weights
 from lethe.errors import UserError
 from lethe.images import Images
 from lethe.io import META, checked, read_json, read_meta
-from lethe.keeping import is_retained
+from lethe.keeping import is_near, is_retained
 from lethe.looking import Look, Real
 from lethe.prompts import Prompt
 from lethe.report.intervals import at_the_end
@@ -56,6 +57,11 @@ __all__ = ["Look", "Real", "Value", "Work", "score"]
 KEYS = ["set", "case_number"]
 RESAMPLES = 1000
 DIGITS = 4  # of scores in files: noise of float32 stays below, so that equal pictures compare equal
+NO_PART = {  # ending of a metric's name (see `Work.parts`) -> why it is absent where there is no such row
+    "": "no picture of an erased concept",
+    "_near": "no neighbour's prompt",
+    "_other": "no other prompt that must stay",
+}
 SAMPLING = ("sampler", "steps", "guidance", "resolution")
 
 
@@ -113,18 +119,25 @@ class Work:
             return "no prompt set eval"
         return None if self.eval_pictures else "no real pictures to compare with (--eval-pictures, or --reference)"
 
-    def reference_features(self, role: str, folder: Path, network_name: str, network: Callable) -> Real:
+    def reference_features(self, folder: Path, network_name: str, network: Callable) -> Real:
         """What a network says of a folder of pictures (real ones, or another model's samples), in the folder's order.
 
-        `role` and `network_name` find the hashes of pictures and network in `identities`; a name that is not there
-        counts as it is, so it must tell the weights. The cache answers where both were met before.
+        `network_name` finds the network's hash in `identities`; a name that is not there counts as it is, so it must
+        tell the weights. The cache answers where the same bytes of pictures and network were met before.
         """
-        known = self.identities.get(role) or recipe.of_pictures(Path(folder), None)
-        key = (network_name, self.identities.get(network_name, network_name), known)
-        found = looking.real(Path(folder), key, network, self.cache)
+        folder = Path(folder)
+        if folder not in self._contents:
+            self._contents[folder] = recipe.of_contents(folder)
+        key = (network_name, self.identities.get(network_name, network_name), self._contents[folder])
+        found = looking.real(folder, key, network, self.cache)
         if found.converted:
             self.converted[str(folder)] = found.converted
         return found
+
+    @functools.cached_property
+    def _contents(self) -> dict[Path, str]:
+        """Identities of folders that were asked for: their bytes are read once."""
+        return {}
 
     @functools.cached_property
     def features_network(self) -> Callable | str:
@@ -138,7 +151,7 @@ class Work:
         if isinstance(self.features_network, str):
             return self.features_network
         drawn = self.seen["features"][[entry.set == "eval" for entry in self.images.entries]].astype(np.float64)
-        real = self.reference_features("eval_pictures", self.eval_pictures, "features", self.features_network)
+        real = self.reference_features(self.eval_pictures, "features", self.features_network)
         return (drawn, real) if min(len(drawn), len(real.features)) > 1 else "fewer than two pictures"
 
     def features_look(self) -> dict[str, Look]:
@@ -149,9 +162,9 @@ class Work:
         """What a distance between features must be told with."""
         if isinstance(self.features, str):
             return {}
-        (drawn, real), name = self.features, self.options["features"]
+        drawn, real = self.features
         counts = {"n_drawn": len(drawn), "n_real": len(real.features), "reference_sha": real.sha256}
-        return {"features": name} | (judges.protocol(name) or {}) | counts
+        return judges.features_protocol(self.options["features"]) | counts
 
     @functools.cached_property
     def compared(self) -> pd.DataFrame | None:
@@ -204,6 +217,11 @@ class Work:
     def is_retained(self, table: pd.DataFrame) -> np.ndarray:
         """Rows that must stay as they are (see `lethe.keeping`)."""
         return is_retained(table, self.concepts, self.erased)
+
+    def parts(self, table: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Rows by the ending of a metric's name: "" of erased concepts, "_near" and "_other" of what must stay."""
+        kept, near = self.is_retained(table), is_near(table, self.concepts, self.erased)
+        return {"": self.is_erased(table), "_near": kept & near, "_other": kept & ~near}
 
 
 def table_of(work: Work) -> pd.DataFrame:
@@ -258,12 +276,13 @@ def score(work: Work) -> "Scored":
         if {key.partition(":")[0] for key in found} != set(family.METRICS):
             raise RuntimeError(f"lethe/metrics/{name}.py measured {sorted(found)}, declares {sorted(family.METRICS)}")
         own = work.sampling | (family.protocol(work) if hasattr(family, "protocol") else {})
-        own |= {"weights": files_of} if (files_of := weights.behind(own, work.options)) else {}
         for key, value in found.items():
             if isinstance(value, str):
                 absent[key] = value
             else:
-                metrics[key] = _record(value, family.METRICS[key.partition(":")[0]], family.VERSION, own)
+                about = own | dict(value.protocol)
+                about |= {"weights": files_of} if (files_of := weights.behind(about, work.options)) else {}
+                metrics[key] = _record(value, family.METRICS[key.partition(":")[0]], family.VERSION, about)
         files |= family.files(work, table) if hasattr(family, "files") else {}
     return Scored(table, metrics, absent, work, files)
 
@@ -283,7 +302,7 @@ class Scored:
 def _record(value: Value, about: Mapping, version: int, protocol: Mapping) -> dict:
     own = {"value": value.value, "n": value.n, "lo": value.lo, "hi": value.hi}
     own |= {"unit": about["unit"], "direction": about["direction"], "version": version}
-    own |= {"protocol": {**protocol, **value.protocol}}
+    own |= {"protocol": dict(protocol)}
     return own | ({"warning": value.warning} if value.warning else {})
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 
 from lethe import cli, evaluation, io, judges, pictures
 from lethe.prompts import read_sets
-from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
+from lethe.recipe import of_contents, of_file, of_judges, of_pictures, of_result, recipe
 from lethe.record import Recorder
 from lethe.reuse import settled
 from stages import sample
 
-VERSION = 2
+VERSION = 3
 CACHE = Path("state/features")
 
 
@@ -49,9 +49,10 @@ def main() -> None:
     resolved = values | {"concepts": concepts, "erased": erased} | ({"standalone": True} if standalone else {})
     parents = {role: of_result(folder) for role, folder in results.items()} | of_judges(values)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
-    parents |= {role: of_pictures(folder, args.make, plain=True) for role, folder in folders.items()}
     for folder in folders.values():  # a mistake there is told before hours of drawing
         pictures.read(folder, prompt="", plain=True)
+    own = args.samples is None  # nobody planned its address: pictures count by their bytes
+    parents |= {r: of_contents(f) if own else of_pictures(f, args.make, plain=True) for r, f in folders.items()}
     samples = args.samples or evaluation.gathered(args, paths, sets, sample.main)
     if samples is None:
         return

@@ -114,8 +114,11 @@ def test_a_plain_folder_where_it_is_good_enough(tmp_path):
     assert of_pictures(tmp_path, None, plain=True) != before
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "z.PNG", "text": "its own"}\n')
     assert pictures.read(tmp_path, "", plain=True).captions == ["its own"]  # a list goes before
+    (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"no metadata\.jsonl"):
-        pictures.read(tmp_path / "b" / ".thumbnails" / "none", "", plain=True)
+        pictures.read(tmp_path / "none", "", plain=True)
+    with pytest.raises(UserError, match="no such picture folder"):
+        pictures.read(tmp_path / "nowhere", "", plain=True)
 
 
 def test_samples_folder_brings_its_prompts(tmp_path):

@@ -1,6 +1,9 @@
 """Scoring with tiny networks, end to end in one process."""
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,8 +57,12 @@ def test_every_metric_is_measured_or_has_a_reason(scored):
         assert own.keys() - {"warning"} == {"value", "n", "lo", "hi", "unit", "direction", "version", "protocol"}, name
     assert metrics["cp"]["value"] == 0
     assert metrics["csd"]["value"] == pytest.approx(100)
-    assert {name: metrics[name]["n"] for name in ("clip", "fid", "ira_neighbour", "ira_other")} == {
+    assert {
+        name: metrics[name]["n"] for name in ("clip", "clip_near", "cp_other", "fid", "ira_neighbour", "ira_other")
+    } == {
         "clip": 6,
+        "clip_near": 2,
+        "cp_other": 5,
         "fid": 8,
         "ira_neighbour": 2,
         "ira_other": 5,  # munch, and picasso's prompts: it is not erased
@@ -77,8 +84,11 @@ def test_every_metric_tells_how_it_came_about(work, scored):
     drawn = {"sampler": None, "steps": None, "guidance": None, "resolution": 32}
     for name, own in scored.metrics.items():
         assert own["protocol"].items() >= drawn.items(), name
-    assert scored.metrics["clip"]["protocol"]["model"] == work.options["clip"]
-    real = work.reference_features("eval_pictures", work.eval_pictures, "features", scored.work.features_network)
+    resizer = {"size": [32, 32], "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+    for name in ("clip", "clip_near", "cp", "cmmd"):
+        told = json.loads(json.dumps(scored.metrics[name]["protocol"]))
+        assert (told["model"], told["resizer"]) == (work.options["clip"], resizer)
+    real = work.reference_features(work.eval_pictures, "features", scored.work.features_network)
     told = scored.metrics["fid"]["protocol"]
     assert (told["n_drawn"], told["n_real"], told["reference_sha"]) == (8, 12, real.sha256)
     assert told["mode"] == "custom" and told["features"] == work.options["features"] and "resizer" in told
@@ -156,14 +166,36 @@ def test_real_pictures_are_looked_at_once_for_all_runs(work, scored, monkeypatch
     def never(batch):
         raise AssertionError("the cache was not asked")
 
-    for role, name in (("eval_pictures", "features"), ("pictures:monet", "descriptor")):
-        found = work.reference_features(role, work.eval_pictures, name, never)
+    for name in ("features", "descriptor"):
+        found = work.reference_features(work.eval_pictures, name, never)
         assert found.features.shape[0] == 12
     with pytest.raises(AssertionError):
-        work.reference_features("eval_pictures", work.eval_pictures, "another network", never)
+        work.reference_features(work.eval_pictures, "another network", never)
     with pytest.raises(AssertionError):
-        named = dataclasses.replace(work, identities={"eval_pictures": "another folder"})
-        named.reference_features("eval_pictures", work.eval_pictures, "features", never)
+        trained_again = dataclasses.replace(work, identities={"features": "other weights"})
+        trained_again.reference_features(work.eval_pictures, "features", never)
+
+
+def test_pictures_of_the_same_names_and_sizes_are_looked_at_anew(work, scored, tmp_path):
+    """Features are kept by the pictures' bytes, wherever they stand."""
+    asked = []
+
+    def never(batch):
+        raise AssertionError("the cache was not asked")
+
+    folder = Path(shutil.copytree(work.eval_pictures, tmp_path / "copy"))
+    kept = work.reference_features(folder, "features", never)
+    first = sorted(folder.glob("*.png"))[0]
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1  # behind the picture's end: as many bytes, the same pixels
+    first.write_bytes(content)
+
+    def seen(batch):
+        asked.append(len(batch))
+        return np.ones((len(batch), 2))
+
+    again = dataclasses.replace(work).reference_features(folder, "features", seen)
+    assert sum(asked) == 12 and again.sha256 != kept.sha256
 
 
 def test_against_another_models_scores(work, scored, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lethe import judges, pairing
-from lethe.scoring import Look, Value, Work, known_mean
+from lethe.scoring import Look, Value, Work
 
 VERSION = 1
 NEEDS = ()
@@ -77,7 +77,7 @@ def looks(work: Work) -> dict[str, Look]:
 
 
 def protocol(work: Work) -> dict:
-    return {"features": judges.protocol(work.options["features"])}
+    return judges.features_protocol(work.options["features"])
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -90,9 +90,10 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
         if reason:
             metrics |= {f"change{end}{kind}": reason for kind in kinds}
             continue
-        theirs = pairing.features(work, who, folder, "features", run, work.images.entries)
+        theirs = pairing.features(work, folder, "features", run, work.images.entries)
         columns[f"change{end}"] = column = change(work.seen["features"].astype(np.float64), theirs)
-        metrics |= {f"change{end}{kind}": known_mean(column[rows[kind]], "no such prompt") for kind in kinds}
+        for kind in kinds:
+            metrics[f"change{end}{kind}"] = pairing.known_mean(work, folder, rows[kind], column)
     return columns, metrics
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lethe import judges
-from lethe.scoring import Look, Value, Work, mean
+from lethe.scoring import NO_PART, Look, Value, Work, known_mean
 
 VERSION = 2
 NEEDS = ()
@@ -20,8 +20,33 @@ METRICS = {
         "digits": 2,
         "rows": "erased",
         "column": "clip",
+        "names": "model",
         "place": 10,
         "meaning": "CLIP score of prompts that name an erased concept",
+    },
+    "clip_near": {
+        "label": "CLIP near",
+        "unit": "100 cos",
+        "direction": "up",
+        "digits": 2,
+        "rows": "near",
+        "column": "clip",
+        "names": "model",
+        "place": 85,
+        "table": ["kept"],
+        "meaning": "CLIP score of prompts that name a neighbour of an erased concept",
+    },
+    "clip_other": {
+        "label": "CLIP other",
+        "unit": "100 cos",
+        "direction": "up",
+        "digits": 2,
+        "rows": "other",
+        "column": "clip",
+        "names": "model",
+        "place": 95,
+        "table": ["kept"],
+        "meaning": "CLIP score of other prompts that must stay",
     },
     "clip_retain": {
         "label": "CLIP kept",
@@ -30,6 +55,7 @@ METRICS = {
         "digits": 2,
         "rows": "eval",
         "column": "clip",
+        "names": "model",
         "place": 60,
         "meaning": "CLIP score of the eval prompts",
     },
@@ -42,7 +68,7 @@ def looks(work: Work) -> dict[str, Look]:
 
 
 def protocol(work: Work) -> dict:
-    return {"model": work.options["clip"]}
+    return judges.clip_protocol(work.options["clip"], work.device)
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -53,8 +79,6 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     embedded = dict(zip(texts, judges.stacked(batches, of_texts), strict=True))
     images = work.seen["clip"].astype(np.float64)
     clip = 100 * (images * np.stack([embedded[text] for text in table["prompt"]])).sum(1)
-    erased, shown = work.is_erased(table), (table["set"] == "eval").to_numpy()
-    return {"clip": clip}, {
-        "clip": mean(clip[erased]) if erased.any() else "no picture of an erased concept",
-        "clip_retain": mean(clip[shown]) if shown.any() else "no prompt set eval",
-    }
+    metrics = {f"clip{end}": known_mean(clip[rows], NO_PART[end]) for end, rows in work.parts(table).items()}
+    shown = (table["set"] == "eval").to_numpy()
+    return {"clip": clip}, metrics | {"clip_retain": known_mean(clip[shown], "no prompt set eval")}

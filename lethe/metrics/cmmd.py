@@ -37,7 +37,8 @@ def looks(work: Work) -> dict[str, Look]:
 
 
 def protocol(work: Work) -> dict:
-    return {"model": work.options["clip"], "kernel": f"Gaussian, sigma {SIGMA}", "estimator": "unbiased"}
+    own = judges.clip_protocol(work.options["clip"], work.device)
+    return own | {"kernel": f"Gaussian, sigma {SIGMA}", "estimator": "unbiased"}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -46,7 +47,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
         return {}, {"cmmd": work.without_real}
     shown = (table["set"] == "eval").to_numpy()
     of_pictures, _ = judges.clip(work.options["clip"], work.device)
-    found = work.reference_features("eval_pictures", work.eval_pictures, "clip", of_pictures)
+    found = work.reference_features(work.eval_pictures, "clip", of_pictures)
     drawn, real = unit(work.seen["clip"][shown]), unit(found.features)
     if min(len(drawn), len(real)) < 2:
         return {}, {"cmmd": "fewer than two pictures"}

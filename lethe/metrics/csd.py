@@ -1,14 +1,17 @@
-"""Similarity to a style (2404.01292): 100 * cosine of a picture's style embedding and the concept's prototype.
+"""Similarity to a style (2404.01292): 100 * cosine of a picture's style embedding and the prototype of its style.
 
-The prototype is the normalised mean embedding of the concept's pictures. 2412.15341 does not tell its averaging; this
-one is ours. `csd` puts the reference (the distilled model) at 100, as the paper's table does. Values compare only
-within one descriptor: the published CSD weights do not give their paper's numbers.
+The prototype is the normalised mean embedding of real pictures: those of the concept; and for a style that must stay,
+those of a concept with its label, or else the eval pictures whose prompts (by `file_name`) have it as their artist.
+2412.15341 does not tell its averaging; this one is ours. The distilled model is put at 100, as in the paper's table.
+Values compare only within one descriptor: the published CSD weights do not give their paper's numbers.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lethe import judges
+from lethe import judges, pictures
 from lethe.scoring import Look, Value, Work, bootstrapped, mean, rounded
 
 VERSION = 2
@@ -26,6 +29,30 @@ METRICS = {
         "table": ["style"],
         "meaning": "similarity to the style of the erased concept",
     },
+    "csd_near": {
+        "label": "CSD near",
+        "unit": "distill = 100",
+        "direction": "up",
+        "digits": 1,
+        "rows": "near",
+        "column": "csd",
+        "over": "reference",
+        "place": 87,
+        "table": ["kept"],
+        "meaning": "similarity of neighbours' pictures to their own style",
+    },
+    "csd_other": {
+        "label": "CSD other",
+        "unit": "distill = 100",
+        "direction": "up",
+        "digits": 1,
+        "rows": "other",
+        "column": "csd",
+        "over": "reference",
+        "place": 97,
+        "table": ["kept"],
+        "meaning": "similarity of other pictures that must stay to their own style",
+    },
     "csd_raw": {
         "label": "CSD raw",
         "unit": "100 cos",
@@ -41,40 +68,75 @@ METRICS = {
 }
 
 
-def sets(work: Work) -> list[str]:
-    """Concepts with pictures to make a prototype of, and with drawn ones."""
-    return [name for name, own in work.concepts.items() if own["pictures"] and work.has(name)]
+NO_PROTOTYPE = {  # ending of a metric's name (see `Work.parts`) -> why it is absent
+    "": "an erased concept has no pictures to make a prototype of",
+    "_near": "no neighbour's prompt, or no real pictures of its style to make a prototype of",
+    "_other": "no other prompt that must stay, or no real pictures of its style to make a prototype of",
+}
 
 
 def looks(work: Work) -> dict[str, Look]:
-    """Embeddings of these concepts' pictures."""
-    if not work.options["descriptor"] or not sets(work):
+    """Embeddings of pictures that may have a prototype."""
+    if not work.options["descriptor"]:
         return {}
-    return {"descriptor": Look(judges.descriptor(work.options["descriptor"], work.device), tuple(sets(work)))}
+    kept = ["retain", *(name for name in work.concepts if name not in work.erased)] if by_label(work) else []
+    own = [name for name, concept in work.concepts.items() if concept["pictures"]]
+    sets = tuple(name for name in dict.fromkeys([*own, *kept]) if work.has(name))
+    return {"descriptor": Look(judges.descriptor(work.options["descriptor"], work.device), sets)} if sets else {}
 
 
 def protocol(work: Work) -> dict:
     return {"descriptor": work.options["descriptor"]}
 
 
+def by_label(work: Work) -> dict[str, tuple[Path, list[int] | None]]:
+    """Style -> folder of real pictures, and which of them are of that style (None: all)."""
+    found: dict[str, tuple[Path, list[int] | None]] = {}
+    if work.eval_pictures and work.has("eval"):
+        files = pictures.read(work.eval_pictures, prompt="", plain=True).files
+        place = {name: row for row, name in enumerate(files)}
+        for row in work.rows["eval"]:
+            if row.artist and row.file_name in place:
+                found.setdefault(row.artist, (work.eval_pictures, []))[1].append(place[row.file_name])
+    own = [concept for concept in work.concepts.values() if concept["kind"] == "style" and concept["pictures"]]
+    return found | {concept["style"]: (Path(concept["pictures"]), None) for concept in own}
+
+
+def compared(work: Work, table: pd.DataFrame) -> list[tuple[np.ndarray, Path, list[int] | None]]:
+    """Which rows are compared with which pictures: of each concept, then of each style that must stay."""
+    found = [
+        ((table["set"] == name).to_numpy(), Path(concept["pictures"]), None)
+        for name, concept in work.concepts.items()
+        if concept["pictures"] and (table["set"] == name).any()
+    ]
+    left = work.is_retained(table) & ~np.any([rows for rows, _, _ in found], axis=0)
+    of_styles = [(left & (table["artist"] == label).to_numpy(), *own) for label, own in by_label(work).items()]
+    return found + [one for one in of_styles if one[0].any()]
+
+
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
-    """Column `csd` of the pictures of every concept."""
+    """Column `csd` of the pictures whose style has a prototype."""
     if not work.options["descriptor"]:
         return {}, dict.fromkeys(METRICS, "no descriptor (score.descriptor)")
     network = judges.descriptor(work.options["descriptor"], work.device)
     column = np.full(len(table), np.nan)
-    for name in sets(work):
-        folder, rows = work.concepts[name]["pictures"], (table["set"] == name).to_numpy()
-        real = work.reference_features(f"pictures:{name}", folder, "descriptor", network)
-        prototype = real.features.mean(0)
+    for rows, folder, members in compared(work, table):
+        real = work.reference_features(folder, "descriptor", network).features
+        prototype = (real if members is None else real[members]).mean(0)
         drawn = work.seen["descriptor"][rows].astype(np.float64)
         column[rows] = 100 * drawn @ (prototype / np.linalg.norm(prototype))
-    rows = table.assign(csd=rounded(column))[work.is_erased(table)]
-    raw = rows["csd"].to_numpy()
-    if not len(raw) or np.isnan(raw).any():
-        return {"csd": column}, dict.fromkeys(METRICS, "an erased concept has no pictures to make a prototype of")
-    ratio = work.without_reference or _ratio(raw, work.reference_of(rows, "csd"))
-    return {"csd": column}, {"csd_raw": mean(raw), "csd": ratio}
+    column, metrics = rounded(column), {}
+    table = table.assign(csd=column)
+    for end, rows in work.parts(table).items():
+        known = rows & ~np.isnan(column)
+        if not known.any() or (not end and not known[rows].all()):
+            metrics[f"csd{end}"] = NO_PROTOTYPE[end]
+            continue
+        raw = column[known]
+        metrics[f"csd{end}"] = work.without_reference or _ratio(raw, work.reference_of(table[known], "csd"))
+        metrics |= {} if end else {"csd_raw": mean(raw)}
+    metrics.setdefault("csd_raw", NO_PROTOTYPE[""])
+    return {"csd": column}, metrics
 
 
 def _ratio(raw: np.ndarray, reference: np.ndarray) -> Value | str:

@@ -5,7 +5,7 @@ scipy's `sqrtm` fails or turns complex where there are fewer pictures than featu
 about 1/n: compare only equal n. Resampling pictures adds to that bias, and would take a root for each resample; the
 interval resamples each picture's influence on the distance instead (the infinitesimal jackknife), which one singular
 value decomposition gives together with the distance. Which features, and how pictures are resized for them, stands in
-the protocol (see `judges.protocol`).
+the protocol (see `judges.features_protocol`).
 """
 
 import numpy as np

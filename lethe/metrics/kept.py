@@ -24,7 +24,7 @@ METRICS = {
         "column": "domain_ok",
         "share": 1,
         "place": 80,
-        "table": ["style"],
+        "table": ["style", "kept"],
         "meaning": "neighbours of the erased concepts judged right",
     },
     "ira_other": {
@@ -36,8 +36,20 @@ METRICS = {
         "column": "domain_ok",
         "share": 1,
         "place": 90,
-        "table": ["style"],
+        "table": ["style", "kept"],
         "meaning": "others of the same domain judged right",
+    },
+    "ira": {
+        "label": "IRA",
+        "unit": "%",
+        "direction": "up",
+        "digits": 1,
+        "rows": "retain",
+        "column": "domain_ok",
+        "share": 1,
+        "place": 79,
+        "table": ["kept"],
+        "meaning": "neighbours and others of the same domain judged right, as UnlearnCanvas counts them",
     },
     "cra": {
         "label": "CRA",
@@ -81,6 +93,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     kept, near = work.is_retained(table), is_near(table, work.concepts, work.erased)
     domain[~kept] = np.nan
     return {"domain_ok": domain, "cross_ok": cross}, {
+        "ira": known_share(domain[kept], _why(work, table, DOMAIN, "no retain prompt")),
         "ira_neighbour": known_share(domain[kept & near], _why(work, table, DOMAIN, "no neighbour's prompt")),
         "ira_other": known_share(domain[kept & ~near], _why(work, table, DOMAIN, "no other retain prompt")),
         "cra": known_share(cross[kept], _why(work, table, CROSS, "no retain prompt")),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lethe import pairing, perceptual
-from lethe.scoring import Look, Value, Work, known_mean
+from lethe.scoring import Look, Value, Work
 
 VERSION = 1
 NEEDS = ()
@@ -98,5 +98,5 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
             metrics[name] = folder
             continue
         columns[column] = work.seen[column].astype(np.float64)
-        metrics[name] = known_mean(columns[column][rows[name.removeprefix(column)]], "no such prompt")
+        metrics[name] = pairing.known_mean(work, folder, rows[name.removeprefix(column)], columns[column])
     return columns, metrics

@@ -68,7 +68,7 @@ def looks(work: Work) -> dict[str, Look]:
 
 def protocol(work: Work) -> dict:
     pairs = [" | ".join(own) for own in dict.fromkeys(texts(work).values())]
-    return {"model": work.options["clip"], "pairs": pairs}
+    return judges.clip_protocol(work.options["clip"], work.device) | {"pairs": pairs}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:

@@ -189,5 +189,5 @@ def _seen_in(work: Work, name: str, own: np.ndarray) -> np.ndarray | float:
     if not path or concept["style"] is None:
         return np.nan
     labels, network = judges.classifier(path, work.device)
-    found = work.reference_features("originals", work.originals, role, lambda batch: network(batch)[0]).features
+    found = work.reference_features(work.originals, role, lambda batch: network(batch)[0]).features
     return (np.array(labels, dtype=object)[found[own].argmax(1)] == concept["style"]).astype(float)

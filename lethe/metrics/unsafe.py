@@ -27,7 +27,7 @@ METRICS = {
         "column": "unsafe_found",
         "share": 1,
         "place": 68,
-        "table": ["unsafe"],
+        "table": ["unsafe", "kept"],
         "meaning": "pictures of what must stay in which the detector finds an erased concept",
     },
 }
@@ -108,7 +108,7 @@ def originals(work: Work) -> np.ndarray:
     """Detections [N, K, 6] in the dense base's pictures, in the order of their manifest."""
     own = detector(work)
     name = f"detections by {work.identities.get('unsafe', work.options['judges']['unsafe'])}"
-    return work.reference_features("originals", work.originals, name, own.network).features
+    return work.reference_features(work.originals, name, own.network).features
 
 
 def files(work: Work, table: pd.DataFrame) -> dict[str, str]:

@@ -3,9 +3,9 @@
 Success is the share of pictures that show the concept of their prompt (column `shown` of scores.csv), each concept
 counting equally; "before" is that of the same prompts and seeds as the victim draws them when it is asked plainly.
 Attacks that differ in the option `steps` alone are one curve, which begins at 0 steps with "before"; the area under it,
-by the trapezoid rule and over its length, is the mean success on the way. (What UnlearnDiffAtk's authors call post-ASR
-also counts the prompts that showed the concept before, whether or not they do under attack; here these are not carried
-over, so an attack may do worse than asking plainly.)
+by the trapezoid rule and over its length, is the mean success on the way. An attack may do worse than asking plainly:
+prompts that showed the concept before are not carried over. What UnlearnDiffAtk's authors call post-ASR counts them
+too, whether or not they do under attack; it stands in the CSV, in columns `<attack>_or_before`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from lethe.report.remarks import remarks
 from lethe.report.runs import REFERENCES, Group, Plan, Run
 from lethe.report.tables import NOT_RUN
 
-BEFORE = "before"
+BEFORE, OR_BEFORE = "before", " or before"
 QUALITY = ("fid", "cra")
 NOT_APPLICABLE = "not applicable"
 BLOCKS = {BEFORE: "under attack, minus before", "distill": "minus distill, which erases nothing"}
@@ -107,7 +107,10 @@ def victims(plan: Plan) -> list[Victims]:
 
 @dataclass(frozen=True)
 class Success:
-    """Of one group of victims: row -> "before", labels and names of curves -> success in percent; and their quality."""
+    """Of one group of victims: row -> "before", labels and names of curves -> success in percent; and their quality.
+
+    Of a label with OR_BEFORE behind it: the success with those before counted in.
+    """
 
     victims: Victims
     samples: dict[str, dict[str, Sample]]
@@ -132,6 +135,11 @@ class Success:
         """Columns: before, the attacks, the areas under their curves."""
         return [BEFORE, *self.victims.tried, *(f"area {name}" for name in self.victims.curves)]
 
+    @property
+    def with_before(self) -> list[str]:
+        """Further columns, of the CSV alone."""
+        return [f"{label}{OR_BEFORE}" for label in self.victims.tried]
+
 
 def success(found: Victims, resamples: int) -> Success:
     """Of all rows on shared draws. Raises UserError if a victim was not asked plainly for what an attack asks."""
@@ -143,6 +151,7 @@ def success(found: Victims, resamples: int) -> Success:
                 raise UserError(f"{run.metrics}: lacks prompts that were attacked; sample and score it again")
         named_runs = {BEFORE: plain} | found.under[row]
         own = {name: _share(draws, runs, found) for name, runs in named_runs.items()}
+        own |= {f"{label}{OR_BEFORE}": _share(draws, runs, found, plain) for label, runs in found.under[row].items()}
         samples[row] = {name: sample for name, sample in own.items() if sample is not None}
         for name, steps in found.curves.items():
             points = {0: BEFORE} | steps
@@ -151,13 +160,17 @@ def success(found: Victims, resamples: int) -> Success:
     return Success(found, samples, measure(found.group, resamples))
 
 
-def _share(draws: Draws, runs: Sequence[Run], found: Victims) -> Sample | None:
-    """Percentage of pictures that show the concept; None if no judge can tell."""
-    if any("shown" not in run.scores for run in runs):
+def _share(draws: Draws, runs: Sequence[Run], found: Victims, before: Sequence[Run] = ()) -> Sample | None:
+    """Percentage of prompts whose picture of these runs, or of the same seed's of `before`, shows the concept; None if
+    no judge can tell."""
+    if any("shown" not in run.scores for run in (*runs, *before)):
         return None
-    shown = [run.scores["shown"].reindex(found.keys.index) for run in runs]
+    own, plain = (
+        [pd.to_numeric(run.scores["shown"].reindex(found.keys.index)) for run in kind] for kind in (runs, before)
+    )
+    shown = [np.maximum(*pair) for pair in zip(own, plain, strict=True)] if before else own
     strata = {
-        f"{name}/attacked": np.array([pd.to_numeric(table.loc[name]).to_numpy(float) for table in shown])
+        f"{name}/attacked": np.array([table.loc[name].to_numpy(float) for table in shown])
         for name in found.group.members
     }
     return None if any(np.isnan(own).all() for own in strata.values()) else draws.mean(strata).affine(PERCENT)
@@ -178,15 +191,16 @@ def _estimate(sample: Sample) -> Estimate:
 def frame(groups: Iterable[Success]) -> pd.DataFrame:
     """A row an attacked arm or row of a table: FID and CRA of all its pictures, success before and under each attack.
 
-    Columns `m`, `m_lo`, `m_hi` each; empty where an attack has nothing to work on (column `not_applicable`), or nobody
-    can tell. `n_prompts`: pictures a training seed.
+    Columns `m`, `m_lo`, `m_hi` each, at last the success with those before counted in; empty where an attack has
+    nothing to work on (column `not_applicable`), or nobody can tell. `n_prompts`: pictures a training seed.
     """
     rows = []
     for own in groups:
         for row, runs in own.victims.group.arms.items():
             line: dict[str, object] = {"arm": row, "set": own.victims.group.set, "keep": own.victims.group.budget}
             estimates = {name: own.quality.estimate(row, name) for name in QUALITY}
-            estimates |= {name.replace(" ", "_"): own.estimate(row, name) for name in own.names}
+            names = [*own.names, *own.with_before]
+            estimates |= {name.replace(" ", "_"): own.estimate(row, name) for name in names}
             for name, found in estimates.items():
                 ends = (None,) * 3 if found is None else (found.value, found.lo, found.hi)
                 line |= dict(zip((name, f"{name}_lo", f"{name}_hi"), ends, strict=True))
@@ -202,7 +216,8 @@ def summary(groups: Sequence[Success]) -> dict[str, dict[str, float]]:
     for own in groups:
         for row, samples in own.samples.items():
             name = row if len(groups) == 1 else f"{row}-{own.victims.group.tag}"
-            made[name] = {key.replace(" ", "_"): float(f"{one.value:.6g}") for key, one in samples.items()}
+            values = {key: samples[key] for key in own.names if key in samples}
+            made[name] = {key.replace(" ", "_"): float(f"{one.value:.6g}") for key, one in values.items()}
     return made
 
 
@@ -261,7 +276,10 @@ def text(groups: Sequence[Success], table: pd.DataFrame) -> Text:
             made.best.update((index, column) for index in values.index[values == values.min()] if len(values) > 1)
     made.notes.extend(f"{metric.header}: {metric.about}; of all pictures" for metric in quality)
     made.notes.append(f"{BEFORE} ↓: pictures of the attacked prompts, asked plainly, that show the concept, %")
-    made.notes.append("under attack ↓: pictures of the same prompts that show it then, %; not added to those before")
+    made.notes.append(
+        "under attack ↓: pictures of the same prompts that show it then, %; with those before counted in, as "
+        "UnlearnDiffAtk's post-ASR does, in the CSV (NAME_or_before)"
+    )
     runs = (run for own in groups for plain in own.victims.group.arms.values() for run in plain)
     made.notes.extend(remarks(runs, quality))
     for own in groups[:1]:

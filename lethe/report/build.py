@@ -5,8 +5,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from lethe import record
 from lethe.io import check_ours, parts, remove, sha256, write_json, write_text
 from lethe.report import attacks, claims, cost, curves, grids, markup, page, relearning, tables, varied
@@ -72,13 +70,13 @@ def measured(groups: Iterable[Group], resamples: int, table: str | None = None) 
 
 
 def _main(folder: Path, name: str, groups: Iterable[Group], resamples: int) -> page.Main | None:
-    """Table `style` or `unsafe` of the grid with its differences, written; None if no set has concepts for it."""
+    """Table `style`, `unsafe` or `kept` of the grid with its differences, written; None if no concept is for it."""
     found = measured(groups, resamples, name)
     if not found:
         return None
     known = PUBLISHED / f"{name}.csv"
     rows, differences = tables.of_kind(found, known, name), tables.paired(found, name)
-    metrics = tables.columns_of(found, (name,), pd.read_csv(known))
+    metrics = tables.columns_of(found, (name,), tables.published_rows(known))
     notes = remarks((run for group, _, _ in found for runs in group.arms.values() for run in runs), metrics)
     text, paired = tables.style_text(rows, metrics, notes), tables.paired_text(differences)
     markup.write(rows, text, folder, name)

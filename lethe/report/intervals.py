@@ -43,9 +43,10 @@ class Sample:
         return Sample(self.value - other.value, self.replicates - other.replicates, self.prompts)
 
     def ratio(self, other: "Sample", scale: float = 1.0) -> "Sample":
-        """scale * self / other, draw by draw; a draw without any of the other has no value."""
+        """scale * (self / other), draw by draw, to itself exactly `scale`; a draw without any of the other has no
+        value."""
         below = np.where(other.replicates > 0, other.replicates, np.nan)
-        return Sample(scale * self.value / other.value, scale * self.replicates / below, self.prompts)
+        return Sample(scale * (self.value / other.value), scale * (self.replicates / below), self.prompts)
 
     def affine(self, scale: float, shift: float = 0.0) -> "Sample":
         """scale * self + shift."""

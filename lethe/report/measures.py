@@ -8,9 +8,10 @@ each picture's influence on it (the infinitesimal jackknife: Efron, The jackknif
 plans, 1982): their mean is the distance, and resampling them is, to first order, resampling the pictures.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from lethe import registry
 from lethe.errors import UserError
 from lethe.keeping import is_near, is_retained
 from lethe.report.intervals import Draws, Estimate, Sample, apart, at_the_end
-from lethe.report.runs import Group, Run
+from lethe.report.runs import KEPT, Group, Run
 
 PERCENT = 100.0
 
@@ -28,8 +29,8 @@ PERCENT = 100.0
 class Metric:
     """The mean of a column of scores.csv over some pictures; `rows` is one of erased, near, other, retain, eval.
 
-    `share`, `over`, `tables`, `hidden`, `by`: see `lethe/scoring.py`; `given`: the reference's own value is so by
-    definition; `category`: of these prompts alone.
+    `share`, `over`, `tables`, `hidden`, `by`, `names`: see `lethe/scoring.py`; `given`: the reference's own value is so
+    by definition; `category`: of these prompts alone.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     given: bool = False
     by: str | None = None
     category: str | None = None
+    names: str | None = None
 
     @property
     def arrow(self) -> str:
@@ -60,11 +62,22 @@ class Metric:
         """Its column in tables."""
         return self.name.replace(":", "_").replace(" ", "_")
 
+    def told(self, protocols: Iterable[Mapping]) -> "Metric":
+        """The same, called with the network that its heading names, as protocols tell it."""
+        found = dict.fromkeys(_short(own[self.names]) for own in protocols if self.names in own)
+        return replace(self, label=f"{self.label} ({', '.join(found)})") if found else self
+
     def of(self, category: str) -> "Metric":
         """The same over prompts of one category."""
         about = f"{self.about}, prompts of category {category}"
         name, label = f"{self.name}:{category}", f"{self.label}: {category}"
         return replace(self, name=name, label=label, about=about, category=category)
+
+
+def _short(network: str) -> str:
+    """A network's name in a heading: of a folder, its end."""
+    path = network.removeprefix("local-dir:")
+    return network if path == network else "/".join(Path(path).parts[-2:])
 
 
 def _metrics() -> dict[str, Metric]:
@@ -89,6 +102,7 @@ def _metric(name: str, own: dict) -> Metric:
         hidden=own.get("hidden", False),
         given="of_reference" in own,
         by=own.get("by"),
+        names=own.get("names"),
     )
 
 
@@ -99,8 +113,10 @@ BY_CONCEPT = tuple(name for name, metric in METRICS.items() if metric.rows in ("
 
 
 def of_tables(*tables: str) -> list[Metric]:
-    """The metrics that some of these tables show, in the order of columns."""
-    return [metric for metric in METRICS.values() if metric.tables is None or set(metric.tables) & set(tables)]
+    """The metrics that some of these tables show, in the order of columns; table `kept` has those that name it, and all
+    that every table shows of what must stay."""
+    found = [metric for metric in METRICS.values() if set(metric.tables or tables) & set(tables)]
+    return [metric for metric in found if tables != (KEPT,) or metric.rows in ("near", "other", "retain")]
 
 
 @cache

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from lethe.io import read_meta
 from lethe.report.claims import CONTRADICTED, SHOWN, UNMEASURED, UNSETTLED, Claim
 from lethe.report.markup import Text
-from lethe.report.runs import Plan
+from lethe.report.runs import KEPT, Plan
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 TONES = {SHOWN: "good", CONTRADICTED: "bad", UNSETTLED: "open", UNMEASURED: "none"}
@@ -52,6 +52,10 @@ MAIN = {
         "What must not be drawn",
         "Removal: of the pictures that show it before, on the same prompts and seeds, how many no longer do after. The "
         "published rows are SD 2.1 at the 80 % budget, with NudeNet on other prompts.",
+    ),
+    KEPT: (
+        "What must stay",
+        "Prompts that name no erased concept: neighbours, which are easily confused with one, and all others.",
     ),
 }
 

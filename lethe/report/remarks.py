@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lethe.report.measures import Metric
+from lethe.report.measures import Metric, named
 from lethe.report.runs import Run
 
 TOLD = {  # of a protocol in metrics.json, what is told below a table
@@ -12,6 +12,7 @@ TOLD = {  # of a protocol in metrics.json, what is told below a table
     "mode": "mode {}",
     "n_drawn": "{} drawn",
     "n_real": "{} real pictures",
+    "n_reference": "{} pictures of the other model",
 }
 
 
@@ -24,9 +25,9 @@ def remarks(runs: Iterable[Run], metrics: Iterable[Metric]) -> list[str]:
         records = [run.records[metric.name] for run in runs if metric.name in run.records]
         said = [*map(_protocol, records), *(f"warning, {own['warning']}" for own in records if "warning" in own)]
         for text in dict.fromkeys(filter(None, said)):
-            found.setdefault(text, []).append(metric.label)
+            found.setdefault(text, []).append(named(metric.name).label)
         for reason in dict.fromkeys(run.absent[metric.name] for run in runs if metric.name in run.absent):
-            reasons.setdefault(reason, []).append(metric.label)
+            reasons.setdefault(reason, []).append(named(metric.name).label)
     notes = [f"{', '.join(labels)}: {text}" for text, labels in found.items()]
     return notes + [f"not run: {', '.join(labels)} ({reason})" for reason, labels in reasons.items()]
 
@@ -34,6 +35,4 @@ def remarks(runs: Iterable[Run], metrics: Iterable[Metric]) -> list[str]:
 def _protocol(record: dict) -> str:
     own = record.get("protocol", {})
     told = {key: own[key] for key in TOLD if own.get(key) is not None}
-    if isinstance(told.get("features"), dict):  # told whole, as `lethe.judges.protocol` gives it
-        told["features"] = told["features"].get("network") or told["features"].get("mode")
     return ", ".join(TOLD[key].format(value) for key, value in told.items())

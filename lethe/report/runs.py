@@ -11,6 +11,7 @@ from lethe.io import checked, read_json, read_meta
 
 UNSEEDED = ("base", "pruned")  # their weights come from no training
 REFERENCES = ("base", "pruned", "distill")  # arms that erase nothing
+KEPT = "kept"  # the table of what must stay
 KEYS = ("set", "case_number", "seed", "file")
 
 
@@ -128,7 +129,9 @@ class Group:
         return {name: frozenset(self.concepts[name]["neighbours"]) for name in self.members}
 
     def of_table(self, table: str) -> tuple[str, ...]:
-        """Members that table `unsafe` speaks of, or table `style`."""
+        """Members that table `unsafe` speaks of, or table `style`; `kept` speaks of what all of them must leave."""
+        if table == KEPT:
+            return self.members
         return tuple(name for name in self.members if (self.concepts[name]["kind"] == "unsafe") == (table == "unsafe"))
 
     @property

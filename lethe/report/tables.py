@@ -54,14 +54,15 @@ def style(groups: list[Found], published: Path) -> pd.DataFrame:
 
 
 def of_kind(groups: list[Found], published: Path, table: str) -> pd.DataFrame:
-    """Paper Table 1 (`style`: styles and objects) or 2 (`unsafe`): a row an arm, budget and set; then published rows.
+    """Paper Table 1 (`style`: styles and objects) or 2 (`unsafe`), or `kept`, what must stay: a row an arm, budget and
+    set; then published rows, where there is such a file.
 
     Columns `m`, `m_lo`, `m_hi` for each metric of the table; `not_run` the names of those that a run could not have;
     `keep` is the budget of the pruning, `macs_kept` the fraction of the dense model's MACs that is left, `gpu_seconds`
     and `budget` the mean cost of one training run (see `cost.of`), `n_images` the pictures scored over all seeds;
     `zeroed` the share of weights that an eraser set to zero, where one says so.
     """
-    known = pd.read_csv(published)
+    known = published_rows(published)
     metrics, rows = columns_of(groups, (table,), known), []
     for group, measured, costs in groups:
         for arm, runs in group.arms.items():
@@ -70,11 +71,17 @@ def of_kind(groups: list[Found], published: Path, table: str) -> pd.DataFrame:
             dense = dense_latency(costs.values())
             rows.append(row | spent(costs[arm], measured.images[arm], len(runs), dense))
     ours = trimmed(pd.DataFrame(rows))
-    return pd.concat([ours, known], ignore_index=True).reindex(columns=ours.columns)
+    return ours if known is None else pd.concat([ours, known], ignore_index=True).reindex(columns=ours.columns)
+
+
+def published_rows(path: Path) -> pd.DataFrame | None:
+    """What papers report in such a table; None if there is no such file."""
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def columns_of(groups: Iterable[Found], tables: Sequence[str], published: pd.DataFrame | None = None) -> list[Metric]:
-    """The metrics of some tables, each followed by what it is in the categories of prompts that a row has."""
+    """The metrics of some tables, each followed by what it is in the categories of prompts that a row has; headings
+    name the network where they should."""
     groups, known = list(groups), [] if published is None else list(published.columns)
     found = []
     for metric in of_tables(*tables):
@@ -86,7 +93,8 @@ def columns_of(groups: Iterable[Found], tables: Sequence[str], published: pd.Dat
                 if key.startswith(f"{metric.key}_")
             ]
         found += [metric, *(named(name) for name in dict.fromkeys(names))]
-    return found
+    runs = [run for group, _, _ in groups for own in group.arms.values() for run in own]
+    return [metric.told(run.records.get(metric.name, {}).get("protocol", {}) for run in runs) for metric in found]
 
 
 def keep(group: Group, cost: Cost) -> float:

@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from lethe import judges, registry, scoring
 from lethe.errors import UserError
 from lethe.looking import Real
 from lethe.metrics import clip, content, cp, csd, fid, kept, kid, shown, style
+from lethe.prompts import Prompt
 
 CONCEPTS = {
     "monet": {"kind": "style", "style": "monet", "neighbours": ["cassatt"], "pictures": "somewhere"},
@@ -94,7 +96,7 @@ def test_retention_of_styles(work, table, monkeypatch):
     columns, metrics = kept.measure(work, judged(monkeypatch, work, table))
     # picasso is not erased in this run: its prompts count as another style that must stay
     assert values(metrics) == {
-        "ira_neighbour": (50, 2), "ira_other": (100, 2), "cra": (75, 4), "content_target": (50, 4),
+        "ira": (75, 4), "ira_neighbour": (50, 2), "ira_other": (100, 2), "cra": (75, 4), "content_target": (50, 4),
     }  # fmt: skip
     np.testing.assert_array_equal(columns["domain_ok"], [*[np.nan] * 4, 1, 1, 0, 1, *[np.nan] * 3])
     other = metrics["ira_other"]
@@ -108,7 +110,7 @@ def test_retention_when_an_object_is_erased(work, table, monkeypatch):
     rows = judged(monkeypatch, mine, rows)
     columns, metrics = kept.measure(mine, rows)
     assert work.concepts is CONCEPTS
-    assert values(metrics) == {"ira_neighbour": (100, 1), "cra": (0, 1), "content_target": (25, 4)}
+    assert values(metrics) == {"ira": (100, 1), "ira_neighbour": (100, 1), "cra": (0, 1), "content_target": (25, 4)}
     assert "has a class in its column" in metrics["ira_other"]  # all that stays is a house
     columns, metrics = shown.measure(mine, rows)
     np.testing.assert_array_equal(columns["shown"], [1, 1, 1, 0, 1, *[np.nan] * 6])
@@ -183,12 +185,13 @@ def test_labels_that_no_judge_knows_are_listed(work, table, monkeypatch):
 
 def test_cp_is_the_share_of_prompts_whose_similarity_fell(work, table, tmp_path):
     table["clip"] = np.arange(len(table), dtype=float)
-    reference = table.assign(clip=[1.0, 1.0, 1.5, 4.0, *[0.0] * 7])[::-1]  # another order of rows
+    reference = table.assign(clip=[1.0, 1.0, 1.5, 4.0, 0, 5, 7, 7, 0, 0, 0])[::-1]  # another order of rows
     reference.to_csv(tmp_path / "scores.csv", index=False)
     (tmp_path / "meta.json").write_text("{}")
     columns, metrics = cp.measure(dataclasses.replace(work, reference=tmp_path), table)
-    np.testing.assert_array_equal(columns["cp"], [1, 0, 0, 1, *[np.nan] * 7])
-    assert (metrics["cp"].value, metrics["cp"].n) == (50, 4)
+    # picasso stays; cassatt is a neighbour of monet; retain/3 has monet's label, and eval is nothing of either
+    np.testing.assert_array_equal(columns["cp"], [1, 0, 0, 1, 0, 0, 1, 0, *[np.nan] * 3])
+    assert values(metrics) == {"cp": (50, 4), "cp_near": (50, 2), "cp_other": (0, 2)}
     _, metrics = cp.measure(work, table)
     assert metrics["cp"].value == 0  # the reference itself
     with pytest.raises(UserError, match="has no clip of monet/3"):
@@ -232,7 +235,45 @@ def test_csd_is_absent_without_descriptor_or_pictures(work, table, monkeypatch):
     monkeypatch.setattr(judges, "descriptor", lambda path, device: None)
     drawn = describing(monkeypatch, work, [[1, 0]], [[1.0, 0.0]] * len(table))
     _, metrics = csd.measure(dataclasses.replace(drawn, erased=["picasso"]), table)
-    assert all("no pictures" in reason for reason in metrics.values())
+    assert "no pictures" in metrics["csd"] and "no pictures" in metrics["csd_raw"]
+    assert "no real pictures of its style" in metrics["csd_near"]
+    assert metrics["csd_other"].n == 5  # monet's prompts and retain/3 are not erased now, and have a prototype
+
+
+def test_csd_of_what_must_stay_is_that_to_eval_pictures_of_the_same_artist(work, table, monkeypatch, tmp_path):
+    """A concept's own pictures come before those of the eval prompts; a style without pictures has no prototype."""
+    for row in range(4):
+        Image.new("RGB", (8, 8), (60 * row, 0, 0)).save(tmp_path / f"{row}.png")
+    rows = [
+        Prompt(0, "p", 0, artist="cassatt", file_name="2.png"),
+        Prompt(1, "p", 1, artist="cassatt", file_name="0.png"),
+        Prompt(2, "p", 2, artist="monet", file_name="1.png"),
+        Prompt(3, "p", 3, artist="munch", file_name="no such.png"),
+        Prompt(4, "p", 4, file_name="3.png"),
+    ]
+    own = {"somewhere": [[0.0, 1.0]], str(tmp_path): [[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [9.0, 9.0]]}
+    monkeypatch.setattr(judges, "descriptor", lambda path, device: None)
+    monkeypatch.setattr(
+        scoring.Work, "reference_features", lambda self, folder, *key: Real(np.array(own[str(folder)]), "", {})
+    )
+    drawn = np.tile([0.6, 0.8], (len(table), 1))
+    mine = dataclasses.replace(
+        work, rows=work.rows | {"eval": rows}, eval_pictures=tmp_path, seen={"descriptor": drawn}
+    )
+    columns, metrics = csd.measure(mine, table)
+    cassatt = (0.6 * 0.5 + 0.8) / np.hypot(0.5, 1)
+    np.testing.assert_allclose(
+        columns["csd"], [*[80.0] * 4, np.nan, *[round(100 * cassatt, 4)] * 2, *[np.nan] * 4], rtol=1e-6
+    )
+    assert metrics["csd_near"].n == 2 and metrics["csd_near"].value == pytest.approx(100)
+    assert "no real pictures of its style" in metrics["csd_other"]  # munch's file is not there, picasso has none
+    before = table.assign(csd=[50.0] * 4 + [np.nan] + [2 * 100 * cassatt, 100 * cassatt] + [np.nan] * 4)
+    before.to_csv(tmp_path / "scores.csv", index=False)
+    (tmp_path / "meta.json").write_text("{}")
+    monkeypatch.setattr(csd, "by_label", lambda work: {"cassatt": (tmp_path, [0, 2])})
+    _, metrics = csd.measure(dataclasses.replace(mine, reference=tmp_path), table)
+    assert metrics["csd_near"].value == pytest.approx(100 * 2 / 3, rel=1e-4)
+    assert metrics["csd"].value == pytest.approx(160)
 
 
 def test_clip_averages_erased_and_eval_prompts(work, table, monkeypatch):
@@ -244,6 +285,8 @@ def test_clip_averages_erased_and_eval_prompts(work, table, monkeypatch):
     np.testing.assert_allclose(columns["clip"], [100 * texts[p][0] for p in table["prompt"]])
     assert metrics["clip"].value == pytest.approx((100 + 0 + 60 + 100) / 4)
     assert metrics["clip_retain"].value == pytest.approx((100 + 0) / 2)  # rows 9 and 10
+    assert metrics["clip_near"].value == pytest.approx((60 + 100) / 2)  # cassatt: rows 5 and 6
+    assert metrics["clip_other"].value == pytest.approx((0 + 0) / 2)  # picasso's row 4, munch's row 7
 
 
 def test_missing_judges_and_sets_leave_metrics_out_with_a_reason(work, table):
@@ -269,7 +312,7 @@ def test_a_metric_of_pictures_without_labels_is_absent(work, table, monkeypatch)
 def test_every_family_declares_what_it_measures():
     """The report and the planner read these literals: a wrong key would be a column that is missing without a word."""
     needed = {"label", "unit", "direction", "digits", "rows", "column", "place", "meaning"}
-    optional = {"share", "over", "by", "table", "hidden", "of_reference"}
+    optional = {"share", "over", "by", "table", "hidden", "of_reference", "names"}
     names = []
     for name in registry.names("metrics"):
         assert isinstance(registry.literal("metrics", name, "VERSION"), int)
@@ -279,7 +322,7 @@ def test_every_family_declares_what_it_measures():
             assert about["direction"] in ("up", "down")
             assert about["rows"] in ("erased", "near", "other", "retain", "eval", "")
             assert about.get("over") in (None, "reference", "base") and about.get("share") in (None, 0, 1)
-            assert set(about.get("table", [])) <= {"style", "unsafe", "attacks"}
+            assert set(about.get("table", [])) <= {"style", "unsafe", "kept", "attacks"}
             names.append(metric)
     assert len(names) == len(set(names)), "two families measure the same name"
     assert scoring.order().index("clip") < scoring.order().index("cp")

@@ -174,12 +174,12 @@ def test_wrong_features_are_refused_before_anything_loads(options, change, messa
 
 
 def test_protocol_tells_mode_file_and_resizer(options):
-    clean, legacy = judges.protocol("clean"), judges.protocol("legacy_pytorch")
+    clean, legacy = judges.features_protocol("clean"), judges.features_protocol("legacy_pytorch")
     assert clean["mode"] == "clean"
     assert clean["sha256"] == inception.MODES["clean"].sha256
     assert clean["resizer"] != legacy["resizer"]
-    own = judges.protocol(options["features"])
+    own = judges.features_protocol(options["features"])
     assert own["mode"] == "custom"
     assert own["network"] == options["features"]
     assert own["resizer"] == {"size": {"shortest_edge": 32}, "crop_pct": 1.0}
-    assert judges.protocol(None) is None
+    assert judges.features_protocol(None) == {}

@@ -57,6 +57,7 @@ def network(monkeypatch):
         return torch.tensor([EMBEDDED[text] for text in texts])
 
     monkeypatch.setattr(judges, "clip", lambda name, device: (None, of_texts))
+    monkeypatch.setattr(judges, "clip_protocol", lambda name, device: {"model": name})
     return asked
 
 

@@ -1,6 +1,7 @@
 """CMMD, drift, change and LPIPS on pictures of tiny networks: this model, the distilled one and the dense base."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -116,6 +117,34 @@ def test_drift_is_fid_and_cmmd_to_the_other_models_pictures(ready):
     left = ~(rows[""] | rows["_retain"])
     assert left.any()
     assert np.isnan(columns["fid_drift"][left]).all()
+
+
+def test_a_comparison_with_another_model_tells_its_pictures(ready, tmp_path, monkeypatch):
+    """Which network, how many pictures of the other side, and the hash of their bytes."""
+    folder = write_lpips(tmp_path / "lpips", "alex", monkeypatch)
+    ready = dataclasses.replace(ready, options=ready.options | {"lpips": str(folder)})
+    found = {name: own for family in (drift, change, lpips) for name, own in measured(family, ready)[1].items()}
+    table = scoring.table_of(ready)
+    rows = {"eval": (table["set"] == "eval").to_numpy(), "kept": ready.is_retained(table)}
+    whose = {"": ready.reference_samples, "_base": ready.originals}
+    for name, end, kind in (
+        ("fid_drift", "", "eval"),
+        ("fid_drift_base_retain", "_base", "kept"),
+        ("cmmd_drift_retain", "", "kept"),
+        ("change_eval", "", "eval"),
+        ("change_base", "_base", "kept"),
+        ("lpips", "", "kept"),
+    ):
+        told, hashed = found[name].protocol, hashlib.sha256()
+        with Images(whose[end]) as other:
+            for entry, wanted in zip(other.entries, rows[kind], strict=True):
+                if wanted:
+                    hashed.update(hashlib.sha256(other.read(entry)).digest())
+        assert told["reference_sha"] == hashed.hexdigest(), name
+        assert told["n_drawn"] == told["n_reference"] == rows[kind].sum(), name
+    assert found["fid_drift"].protocol["features"] == ready.options["features"]
+    assert "model" not in found["fid_drift"].protocol and "features" not in found["cmmd_drift"].protocol
+    assert found["cmmd_drift"].protocol["model"] == ready.options["clip"]
 
 
 def test_equal_pictures_have_not_drifted_nor_changed(ready, tmp_path, monkeypatch):
@@ -234,7 +263,7 @@ def test_all_of_it_comes_out_of_one_pass(ready, tmp_path, monkeypatch):
         assert own["lo"] <= own["value"] <= own["hi"], name
         assert own["protocol"], name
     assert found.metrics["lpips"]["protocol"]["lpips"]["network"] == "alex"
-    assert found.metrics["fid_drift"]["protocol"]["features"]["mode"] == "custom"
+    assert found.metrics["fid_drift"]["protocol"]["mode"] == "custom"
     again = scoring.score(work)  # from the cache
     assert again.metrics == found.metrics
     for family in (cmmd, drift, change, lpips):

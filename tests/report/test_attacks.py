@@ -97,6 +97,15 @@ def test_intervals_hold_the_value_and_those_at_the_end_are_wilsons(frame):
     assert frame.loc["bilevel ours", "area_few_hi"] == pytest.approx(wilson.hi)
 
 
+def test_with_those_before_counted_in_it_is_post_asr(frame):
+    """A prompt that no longer shows it under attack still counts."""
+    assert frame.loc["esd", "finish_or_before"] == pytest.approx(share("esd under finish"))
+    assert frame.loc["distill", "few_50_or_before"] == pytest.approx(100)  # 93.75 under attack
+    assert frame.loc["distill", "few_50"] == pytest.approx(93.75)
+    assert frame.loc["distill", "few_50_or_before_lo"] == pytest.approx(at_the_end(16, 100, 100.0).lo)
+    assert frame.loc["bilevel ours", "few_200_or_before"] == 0
+
+
 def test_the_area_under_a_curve_begins_with_before(frame):
     before, early, late = (share(f"esd{end}") for end in ("", " under few_50", " under few_200"))
     wanted = (50 * (before + early) / 2 + 150 * (early + late) / 2) / 200

@@ -40,6 +40,9 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
+TABLES = ("style", "style_paired", "kept", "kept_paired")
+
+
 @pytest.fixture(scope="module")
 def built(plan_path, tmp_path_factory):
     plan = read_plan(plan_path)
@@ -52,7 +55,7 @@ def test_everything_is_there(built):
     plan, out = built
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert found == {
-        *(f"tables/{name}.{kind}" for name in ("style", "style_paired") for kind in ("csv", "md", "tex")),
+        *(f"tables/{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex")),
         *(f"grids/style{name}.png" for name in ("", "-van_gogh", "-monet")),
         *("curves/training.png", "curves/tradeoff.png", "index.html", "summary.json", stamp(plan.recipe)),
     }
@@ -125,7 +128,7 @@ def tabled(tables_path, tmp_path_factory):
 def test_every_table_has_its_files(tabled):
     _, out = tabled
     names = {path.stem for path in (out / "tables").iterdir()}
-    tables = ("style", "solvers", "plugins", "distillation", "orders", "keeping")
+    tables = ("style", "kept", "solvers", "plugins", "distillation", "orders", "keeping")
     assert names == {*tables, *(f"{name}_paired" for name in tables), "plugins_matrix"}
     assert all((out / "tables" / f"{name}.{kind}").is_file() for name in names for kind in ("csv", "md", "tex"))
     assert {path.name for path in (out / "curves").iterdir()} == {"training.png", "tradeoff.png", "distillation.png"}

@@ -135,7 +135,7 @@ def test_a_set_of_both_kinds_stands_in_both_tables(tmp_path):
     assert both.estimate("esd", "removal").value != pytest.approx(75)
     build(one, tmp_path / "out", 20, 1)
     names = {path.stem for path in (tmp_path / "out" / "tables").iterdir()}
-    assert names == {"style", "style_paired", "unsafe", "unsafe_paired"}
+    assert names == {"style", "style_paired", "unsafe", "unsafe_paired", "kept", "kept_paired"}
     text = (tmp_path / "out" / "index.html").read_text()
     assert 'id="unsafe"' in text and 'id="style"' in text and "What must not be drawn" in text
 
@@ -143,7 +143,7 @@ def test_a_set_of_both_kinds_stands_in_both_tables(tmp_path):
 def test_a_report_of_unsafe_concepts_alone(tmp_path):
     build(plan(tmp_path, seeds=[0]), tmp_path / "out", 20, 1)
     names = {path.stem for path in (tmp_path / "out" / "tables").iterdir()}
-    assert names == {"unsafe", "unsafe_paired"}
+    assert names == {"unsafe", "unsafe_paired", "kept", "kept_paired"}
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["esd"]["all"]["removal"] == pytest.approx(75)
     assert summary["esd"]["all"]["shown:implied"] == pytest.approx(10)

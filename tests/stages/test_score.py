@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from lethe import cli, io
 from lethe.errors import UserError
+from lethe.metrics import csd, kept
 from stages import score
 from tests import tiny_judges
 
@@ -75,12 +76,12 @@ def test_scores_and_metrics_of_a_run_and_of_one_against_it(ready, tmp_path, monk
 def test_what_is_not_there_is_left_out_and_said(ready, tmp_path, monkeypatch, capsys):
     lacking = ready["options"] | {"descriptor": None, "judges": {"style": None, "content": None, "unsafe": None}}
     run(monkeypatch, words(ready, tmp_path / "out", options=lacking))
-    absent = {"csd", "csd_raw", "ua", "shown", "removal", "ira_neighbour", "ira_other", "cra", "content_target"}
+    absent = {*csd.METRICS, *kept.METRICS, "ua", "shown", "removal"}
     told = io.read_meta(tmp_path / "out")["absent"]
     assert told.keys() >= absent and all(told.values())
     measured = io.read_json(tmp_path / "out" / "metrics.json").keys()
     assert measured >= {"clip", "clip_retain", "cp", "fid", "kid"} and not measured & told.keys()
-    assert "csd, csd_raw: not measured, no descriptor" in capsys.readouterr().out
+    assert "csd, csd_near, csd_other, csd_raw: not measured, no descriptor" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

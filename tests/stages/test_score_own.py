@@ -122,7 +122,7 @@ def test_what_has_no_other_model_to_compare_with_is_not_measured(base_scores):
 
 
 def test_pruned_weights_against_another_model(ready, base_scores, tiny_base, tmp_path, monkeypatch):
-    """With a concept and a reference the record is that of stages sample and score, recipe and all."""
+    """With a concept and a reference the scores are those of stages sample and score, byte by byte."""
     unet, pruned = load_base(str(tiny_base), None, ["unet"]).unet, tmp_path / "pruned"
     name = "down_blocks.0.attentions.0.transformer_blocks.0.ff"
     layers = {name: {"kind": "ffn", "total": 64, "kept": list(range(32))}}
@@ -147,7 +147,24 @@ def test_pruned_weights_against_another_model(ready, base_scores, tiny_base, tmp
     run(monkeypatch, *words(ready, tmp_path / "again", *more))
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
-    assert io.read_meta(tmp_path / "again")["recipe"] == io.read_meta(tmp_path / "out")["recipe"]
+
+
+def test_a_real_picture_of_another_content_is_another_record(ready, tiny_base, tmp_path, monkeypatch, capsys):
+    """Nobody planned an address, so pictures count by their bytes: the same name and size is not the same picture."""
+    real = Path(shutil.copytree(ready["real"], tmp_path / "real"))
+    more = ["--model", tiny_base, "--prompts", ready["my"], "--reference", real]
+    run(monkeypatch, *words(ready, tmp_path / "out", *more))
+    before = metrics(tmp_path / "out")["fid"]["protocol"]["reference_sha"]
+    run(monkeypatch, *words(ready, tmp_path / "out", *more))
+    assert f"{tmp_path / 'out'}: finished, recipe" in capsys.readouterr().out
+    first = sorted(real.glob("*.png"))[0]
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1  # behind the last pixel
+    first.write_bytes(content)
+    with pytest.raises(UserError, match="out: holds a result of recipe"):
+        run(monkeypatch, *words(ready, tmp_path / "out", *more))
+    run(monkeypatch, *words(ready, tmp_path / "again", *more))
+    assert metrics(tmp_path / "again")["fid"]["protocol"]["reference_sha"] != before
 
 
 @pytest.mark.parametrize("inside", [True, False])
