@@ -99,14 +99,16 @@ SETS = {
 }
 
 
-def write_samples(folder: Path, seed: int, sets: dict[str, list[Prompt]] = SETS, recipe: str = "samples000") -> Path:
+def write_samples(
+    folder: Path, seed: int, sets: dict[str, list[Prompt]] = SETS, recipe: str = "samples000", side: int = 32
+) -> Path:
     """A finished samples folder of noisy plain pictures."""
     folder.mkdir(parents=True)
     rows = [(name, row) for name, members in sets.items() for row in members]
     noise = np.random.default_rng(seed)
     contents = {}
     for name, row in rows:
-        pixels = noise.integers(0, 200, 3) + noise.integers(0, 56, (32, 32, 3))
+        pixels = noise.integers(0, 200, 3) + noise.integers(0, 56, (side, side, 3))
         contents[f"{name}/{row.case_number}.png"] = images.png(pixels.astype(np.uint8))
     images.write_tar(folder / images.TAR, contents.items())
     images.write_manifest(
@@ -124,8 +126,10 @@ def write_prompts(folder: Path, sets: dict[str, list[Prompt]] = SETS) -> dict[st
     """The CSVs of the sets."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in sets.items():
-        lines = [f"{r.case_number},{r.prompt},{r.seed},{r.artist or ''},{r.content or ''}" for r in rows]
-        text = "case_number,prompt,evaluation_seed,artist,class\n" + "\n".join(lines) + "\n"
+        labels = [(r.artist, r.content, r.file_name) for r in rows]
+        ends = [",".join(label or "" for label in own) for own in labels]
+        lines = [f"{r.case_number},{r.prompt},{r.seed},{end}" for r, end in zip(rows, ends, strict=True)]
+        text = "case_number,prompt,evaluation_seed,artist,class,file_name\n" + "\n".join(lines) + "\n"
         (folder / f"{name}.csv").write_text(text)
     return {name: folder / f"{name}.csv" for name in sets}
 

@@ -28,6 +28,7 @@ TITLES = {
     "distillation": "Losses of the fine-tuning",
     "initialisation": "Pruned weights against random ones",
     "solvers": "Solvers of the bilevel problem",
+    "schedules": "Schedules towards one target",
     "plugins": "Pruners and ways to erase",
     "erasers": "Erasers on the dense model",
     "orders": "Order of pruning, healing and erasing",
@@ -39,6 +40,8 @@ CAPTIONS = {
     "initialisation": "Figure 5 of the paper: fine-tuning from the weights that pruning left, against the same"
     " architecture with random weights: are the kept weights worth keeping?",
     "solvers": "The same two losses, solved in several ways; the weighted sum of both, without levels, is the control.",
+    "schedules": "One way to forget, its steps taken as ours takes them, as released, and in one weighted sum without"
+    " levels: what is the solver's merit, and what the target's?",
     "plugins": "Any pruner with any way to erase, all else equal: does the method depend on the pair?",
     "erasers": "Each eraser on the dense base model, where it was made to work: what it does before pruning comes in.",
     "orders": "Pruning, healing and erasing in other orders, from the same base model.",
