@@ -18,7 +18,7 @@ def draw(groups: Sequence[Success], path: Path) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
-        columns = min(3, len(panels))
+        columns = 2 if len(panels) == 4 else min(3, len(panels))
         rows = -(-len(panels) // columns)
         figure, axes = plt.subplots(
             rows, columns, figsize=(4.8 * columns, 4.0 * rows + 0.6), squeeze=False, sharey=True, layout="constrained"
@@ -28,7 +28,8 @@ def draw(groups: Sequence[Success], path: Path) -> bool:
         for axis in axes.flat[len(panels) :]:
             axis.set_visible(False)
         lines = {line.get_label(): line for axis in axes.flat for line in axis.get_legend_handles_labels()[0]}
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(len(lines), 5), fontsize=9)
+        labels = {"ncols": min(len(lines), 5), "fontsize": 9, "handlelength": 4}  # as long as dashes show
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", **labels)
         figure.savefig(path)
         plt.close(figure)
     return True
