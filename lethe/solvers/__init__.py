@@ -29,6 +29,6 @@ million weights: `python -m pytest -s tests/solvers/memory.py`.
 Ours is no solver of its own: `alternate` at every step with few pictures and a small rate, towards `redirect`. To take
 out of its upper steps the part that climbs L_ft's mean gradient (PCGrad, arXiv 2001.06782) won nothing on held-back
 prompts (FID 4.32 with and without it, every concept gone), so it is not here. Towards `redirect` the plain
-`weighted_sum` does as well (params/full.yaml, table suppressions): it is the target that keeps what is drawn, not the
+`weighted_sum` does as well (params/seeds.yaml, table schedules): it is the target that keeps what is drawn, not the
 solver.
 """
