@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lethe import alone, cli, flat, io, options
-from lethe.errors import UserError
+from lethe.errors import NotThere, UserError
 from lethe.prompts import Prompt
 
 OWN = Path(__file__).resolve().parents[1] / "params" / "own.yaml"
@@ -184,9 +184,7 @@ def gathered(
     """
     out = samples_folder(args.out)
     if not (args.dry_run or io.is_finished(out)):
-        from lethe import weights
-
-        weights.told(values(args, "score")["clip"])  # every run needs it: fetched before hours of drawing, not after
+        fetched(values(args, "score")["clip"])
     with nullcontext() if args.dry_run else alone.alone(out):
         if args.model:
             draw(sample_words(args, files))
@@ -195,6 +193,16 @@ def gathered(
             told = f"would copy {found.count} pictures into {out}" if args.dry_run else found.write(out)
             print(told)
     return out if io.is_finished(out) else None
+
+
+def fetched(clip: str | None) -> None:
+    """Has CLIP's weights before hours of drawing, or says that they are not to be had."""
+    from lethe import weights
+
+    try:
+        _ = clip and weights.told(clip)
+    except NotThere as error:
+        print(f"score.clip: {error}; what it measures will be left out", flush=True)
 
 
 def samples_folder(out: Path) -> Path:

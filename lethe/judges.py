@@ -30,23 +30,27 @@ QUICK = "-quickgelu"  # at the end of open_clip's names of architectures with Op
 NEAR = 20  # labels that an error lists
 NUDENET = "nudenet"  # score.judges.unsafe: a detector of parts of bodies, not a classifier
 ABSENT = {  # where what may be left out comes from, and which metrics go with it
+    "score.clip": "open_clip fetches NAME@PRETRAINED once, local-dir:FOLDER holds open_clip_config.json and weights; "
+    "null leaves out clip, clip_near, clip_other, clip_retain, cp, cp_near, cp_other, cmmd, cmmd_drift, pair and "
+    "pair_deviation",
     "score.descriptor": "python -m lethe.backbones csd makes one of CSD's weights; null leaves out csd, csd_raw, "
     "csd_near and csd_other",
     "score.features": "python -m lethe.backbones resnet50 makes one of torchvision's weights, clean and legacy_pytorch "
-    "are Inception; null leaves out fid, kid, fid_drift and change",
+    "are Inception; null leaves out fid, kid, fid_drift, kid_drift and change",
     "score.judges.style": "python -m lethe.backbones vit makes one of UnlearnCanvas' weights; null leaves out ua, ira, "
     "ira_neighbour and ira_other of styles, cra and content_target of objects",
     "score.judges.content": "python -m lethe.backbones resnet50 makes one of torchvision's weights; null leaves out "
     "cra and content_target of styles, ua, ira, ira_neighbour and ira_other of objects",
-    "score.judges.unsafe": "null leaves out shown, unsafe_kept, removal, removal_base and ua of "
-    "concepts of kind unsafe",
+    "score.judges.unsafe": "make nudenet sets up nudenet, any folder of a classifier will do; null leaves out shown, "
+    "unsafe_kept, removal, removal_base and ua of concepts of kind unsafe",
 }
 
 
 def check(options: Mapping) -> None:
     """Checks section `score` without torch: names well formed, folders with the files they need. Raises UserError."""
-    _clip_name(options["clip"])
-    if options["clip"].startswith(LOCAL):
+    if options["clip"]:
+        _clip_name(options["clip"])
+    if options["clip"] and options["clip"].startswith(LOCAL):
         _need(options["clip"].removeprefix(LOCAL), "score.clip", "open_clip_config.json")
     if options["descriptor"]:
         _need(options["descriptor"], "score.descriptor", "config.json", "preprocessor_config.json")
@@ -190,7 +194,9 @@ def _clip(name: str, device: torch.device) -> tuple[torch.nn.Module, Callable, C
         )
         tokenizer = open_clip.get_tokenizer(model_name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"score.clip: cannot load {name}: {error}") from None
+        fetched = isinstance(error, OSError) and not name.startswith(LOCAL)
+        why = " ".join(str(error).split())[:300]
+        raise (NotThere if fetched else UserError)(f"score.clip: cannot load {name}: {why}") from None
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 
@@ -218,6 +224,16 @@ def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
         return model.encode_text(tokenizer(list(batch)).to(device), normalize=True).cpu()
 
     return of_pictures, of_texts
+
+
+def clip_or_reason(name: str | None, device: torch.device) -> tuple[Callable, Callable] | str:
+    """The same, or the reason why metrics that need them are left out."""
+    if name is None:
+        return "no network (score.clip)"
+    try:
+        return clip(name, device)
+    except NotThere as error:
+        return str(error)
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from lethe.images import Entry, Images
 from lethe.io import digest
 
 BATCH = 64
-CACHE_VERSION = 1  # to be raised when a network's output changes under the same name and weights
+CACHE_VERSION = 2  # to be raised when a network's output changes under the same name and weights
 EIGHT_BITS = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "PA", "RGBA", "La", "RGBa", "RGBX")
 
 

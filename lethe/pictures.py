@@ -1,6 +1,7 @@
 """Pictures with captions: an imagefolder, a folder of COCO, or the samples folder of a model that drew them; and real
 ones without, to compare with."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -76,6 +77,14 @@ def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictur
     if not found.files:
         raise UserError(f"{source}: lists no pictures")
     return found
+
+
+def contents(folder: Path) -> str:
+    """sha256 of the bytes of a folder's pictures (real ones, or a model's samples), in the order of its list."""
+    found, hashed = read(folder, prompt="", plain=True), hashlib.sha256()
+    for row in range(len(found)):
+        hashed.update(hashlib.sha256(found.read(row)).digest())
+    return hashed.hexdigest()
 
 
 def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:

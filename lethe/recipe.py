@@ -27,8 +27,8 @@ def of_result(folder: Path) -> str:
     return read_meta(folder)["recipe"]
 
 
-def of_contents(folder: Path) -> str:
-    """Identity of a U-Net or of pictures: the recipe of a result, or what is in a folder that others made."""
+def of_weights(folder: Path) -> str:
+    """Identity of a U-Net: the recipe of a result, or the content of a folder in which others saved one."""
     folder = Path(folder)
     return of_folder(folder) if folder.is_dir() and not (folder / META).is_file() else of_result(folder)
 

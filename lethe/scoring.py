@@ -44,7 +44,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lethe import judges, looking, recipe, registry, weights
+from lethe import judges, looking, pictures, registry, weights
 from lethe.errors import UserError
 from lethe.images import Images
 from lethe.io import META, checked, read_json, read_meta
@@ -127,7 +127,7 @@ class Work:
         """
         folder = Path(folder)
         if folder not in self._contents:
-            self._contents[folder] = recipe.of_contents(folder)
+            self._contents[folder] = pictures.contents(folder)
         key = (network_name, self.identities.get(network_name, network_name), self._contents[folder])
         found = looking.real(folder, key, network, self.cache)
         if found.converted:
@@ -136,7 +136,7 @@ class Work:
 
     @functools.cached_property
     def _contents(self) -> dict[Path, str]:
-        """Identities of folders that were asked for: their bytes are read once."""
+        """Hashes of folders that were asked for: each is read once."""
         return {}
 
     @functools.cached_property
@@ -165,6 +165,19 @@ class Work:
         drawn, real = self.features
         counts = {"n_drawn": len(drawn), "n_real": len(real.features), "reference_sha": real.sha256}
         return judges.features_protocol(self.options["features"]) | counts
+
+    @functools.cached_property
+    def clip(self) -> tuple[Callable, Callable] | str:
+        """(pictures -> [B, D], texts -> [B, D]), both of length 1, or why there is no CLIP."""
+        return judges.clip_or_reason(self.options["clip"], self.device)
+
+    def clip_look(self, sets: tuple[str, ...] | None = None) -> dict[str, Look]:
+        """The look `clip`: embeddings."""
+        return {} if isinstance(self.clip, str) else {"clip": Look(self.clip[0], sets)}
+
+    def clip_protocol(self) -> dict:
+        """What a number that CLIP made must be told with."""
+        return {} if isinstance(self.clip, str) else judges.clip_protocol(self.options["clip"], self.device)
 
     @functools.cached_property
     def compared(self) -> pd.DataFrame | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lethe import inception
-from lethe.errors import UserError
+from lethe.errors import NotThere, UserError
 from lethe.io import read_json, sha256
 from lethe.judges import NUDENET
 
@@ -81,7 +81,7 @@ def _of_open_clip(name: str) -> list[Path]:
     try:
         return [Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))]
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}") from None
+        raise NotThere(f"{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}") from None
 
 
 def _hashed(path: Path) -> str:

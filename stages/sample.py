@@ -21,7 +21,7 @@ from lethe.errors import UserError
 from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
 from lethe.models import check_base, check_resolution, check_unet
 from lethe.prompts import Prompt, read_sets, repeated
-from lethe.recipe import of_contents, of_file, of_model, recipe
+from lethe.recipe import of_file, of_model, of_weights, recipe
 from lethe.record import Budget, Recorder, peak_memory_mb
 from lethe.reuse import settled
 from lethe.tiles import Tiles
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parents = {"base": of_model(args.base, args.revision)}
     record = None
     if args.model:
-        parents["model"] = of_contents(args.model)
+        parents["model"] = of_weights(args.model)
         check_unet(args.model, args.base)
         record = guidance.read(args.model)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}

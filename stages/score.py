@@ -18,16 +18,17 @@ unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (wh
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from lethe import cli, evaluation, io, judges, pictures
 from lethe.prompts import read_sets
-from lethe.recipe import of_contents, of_file, of_judges, of_pictures, of_result, recipe
+from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
 from lethe.record import Recorder
 from lethe.reuse import settled
 from stages import sample
 
-VERSION = 3
+VERSION = 4
 CACHE = Path("state/features")
 
 
@@ -52,7 +53,8 @@ def main() -> None:
     for folder in folders.values():  # a mistake there is told before hours of drawing
         pictures.read(folder, prompt="", plain=True)
     own = args.samples is None  # nobody planned its address: pictures count by their bytes
-    parents |= {r: of_contents(f) if own else of_pictures(f, args.make, plain=True) for r, f in folders.items()}
+    identity = pictures.contents if own else partial(of_pictures, make=args.make, plain=True)
+    parents |= {role: identity(folder) for role, folder in folders.items()}
     samples = args.samples or evaluation.gathered(args, paths, sets, sample.main)
     if samples is None:
         return

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 
@@ -130,7 +131,6 @@ def test_samples_folder_brings_its_prompts(tmp_path):
 
 def save_samples(folder):
     """As stage sample leaves them: two pictures."""
-    import hashlib
 
     import numpy as np
 
@@ -184,6 +184,19 @@ def test_captions_are_part_of_a_coco_folders_identity(coco):
     assert before == of_pictures(coco, None)
     recaption(coco, lambda content: content["annotations"][0].update(caption="another"))
     assert of_pictures(coco, None) != before
+
+
+def test_contents_are_the_bytes_of_the_listed_pictures_in_their_order(coco, tmp_path):
+    """What lies in the folder unlisted does not count, a list that changes does, wherever it stands."""
+    before = pictures.contents(coco)
+    each = [hashlib.sha256((coco / name).read_bytes()).digest() for name in pictures.read(coco).files]
+    assert before == hashlib.sha256(b"".join(each)).hexdigest()
+    (coco / "unlisted.jpg").write_bytes(b"no picture")
+    recaption(coco, lambda content: content["annotations"][0].update(caption="another"))
+    assert pictures.contents(coco) == before
+    recaption(coco, lambda content: content["images"].pop(0))
+    recaption(coco, lambda content: content["annotations"].__delitem__(slice(None)))
+    assert pictures.contents(coco) == hashlib.sha256(each[1]).hexdigest()
 
 
 @pytest.mark.parametrize(

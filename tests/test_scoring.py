@@ -176,6 +176,24 @@ def test_real_pictures_are_looked_at_once_for_all_runs(work, scored, monkeypatch
         trained_again.reference_features(work.eval_pictures, "features", never)
 
 
+def test_without_clip_all_else_is_measured(work, scored, monkeypatch):
+    """Left out on purpose, or because its weights cannot be fetched."""
+    without = work.options | {"clip": None}
+    found = scoring.score(dataclasses.replace(work, options=without))
+    lost = {"clip", "clip_near", "clip_other", "clip_retain", "cp", "cp_near", "cp_other", "cmmd"}
+    assert {name: found.absent.get(name) for name in lost} == dict.fromkeys(lost, "no network (score.clip)")
+    assert found.metrics == {name: own for name, own in scored.metrics.items() if name not in lost}
+
+    def offline(*_, **__):
+        raise OSError("no network at all")
+
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", offline)
+    away = dataclasses.replace(work, options=work.options | {"clip": "ViT-B-16@laion2b_s34b_b88k"})
+    found = scoring.score(away)
+    assert "cannot load ViT-B-16@laion2b_s34b_b88k: no network at all" in found.absent["clip"]
+    assert set(found.metrics) == set(scored.metrics) - lost
+
+
 def test_pictures_of_the_same_names_and_sizes_are_looked_at_anew(work, scored, tmp_path):
     """Features are kept by the pictures' bytes, wherever they stand."""
     asked = []

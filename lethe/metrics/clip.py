@@ -64,16 +64,18 @@ METRICS = {
 
 def looks(work: Work) -> dict[str, Look]:
     """Embeddings of all pictures."""
-    return {"clip": Look(judges.clip(work.options["clip"], work.device)[0])}
+    return work.clip_look()
 
 
 def protocol(work: Work) -> dict:
-    return judges.clip_protocol(work.options["clip"], work.device)
+    return work.clip_protocol()
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `clip` of every picture."""
-    _, of_texts = judges.clip(work.options["clip"], work.device)
+    if isinstance(work.clip, str):
+        return {}, dict.fromkeys(METRICS, work.clip)
+    _, of_texts = work.clip
     texts = list(dict.fromkeys(table["prompt"]))
     batches = [texts[start : start + 256] for start in range(0, len(texts), 256)]
     embedded = dict(zip(texts, judges.stacked(batches, of_texts), strict=True))

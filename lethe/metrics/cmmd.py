@@ -10,7 +10,7 @@ needs fewer pictures.
 import numpy as np
 import pandas as pd
 
-from lethe import judges, mmd
+from lethe import mmd
 from lethe.scoring import Look, Value, Work
 
 VERSION = 1
@@ -33,20 +33,20 @@ KERNEL = mmd.gaussian(SIGMA)
 
 def looks(work: Work) -> dict[str, Look]:
     """Embeddings of the eval prompts' pictures."""
-    return {"clip": Look(judges.clip(work.options["clip"], work.device)[0], ("eval",))} if not work.without_real else {}
+    return {} if work.without_real else work.clip_look(("eval",))
 
 
 def protocol(work: Work) -> dict:
-    own = judges.clip_protocol(work.options["clip"], work.device)
-    return own | {"kernel": f"Gaussian, sigma {SIGMA}", "estimator": "unbiased"}
+    return work.clip_protocol() | {"kernel": f"Gaussian, sigma {SIGMA}", "estimator": "unbiased"}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cmmd` of the eval pictures: the distance plus each picture's influence on it (see `fid.measure`)."""
-    if work.without_real:
-        return {}, {"cmmd": work.without_real}
+    why = work.clip if isinstance(work.clip, str) else work.without_real
+    if why:
+        return {}, {"cmmd": why}
     shown = (table["set"] == "eval").to_numpy()
-    of_pictures, _ = judges.clip(work.options["clip"], work.device)
+    of_pictures, _ = work.clip
     found = work.reference_features(work.eval_pictures, "clip", of_pictures)
     drawn, real = unit(work.seen["clip"][shown]), unit(found.features)
     if min(len(drawn), len(real)) < 2:

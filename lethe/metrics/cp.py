@@ -13,8 +13,7 @@ writes the same rows with seed 0, to be named in concepts.monet.prompts (or as a
 import numpy as np
 import pandas as pd
 
-from lethe import judges
-from lethe.scoring import NO_PART, Value, Work, known_mean
+from lethe.scoring import NO_PART, Value, Work, known_mean, known_share
 
 VERSION = 2
 NEEDS = ("clip",)
@@ -61,15 +60,18 @@ METRICS = {
 
 
 def protocol(work: Work) -> dict:
-    return judges.clip_protocol(work.options["clip"], work.device)
+    return work.clip_protocol()
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cp`, 1 or 0, of pictures of the erased concepts and of what must stay."""
     column, parts = np.full(len(table), np.nan), work.parts(table)
-    if work.without_reference:
-        return {"cp": column}, dict.fromkeys(METRICS, work.without_reference)
+    why = work.without_reference if "clip" in table else work.clip
+    if why:
+        return {"cp": column}, dict.fromkeys(METRICS, why)
     known = np.any(list(parts.values()), axis=0)
     rows = table[known]
     column[known] = rows["clip"].to_numpy() < work.reference_of(rows, "clip")
-    return {"cp": column}, {f"cp{end}": known_mean(100 * column[own], NO_PART[end]) for end, own in parts.items()}
+    # a share of 0 that is so by definition has no doubt
+    share = known_share if work.reference else lambda values, otherwise: known_mean(100 * values, otherwise)
+    return {"cp": column}, {f"cp{end}": share(column[own], NO_PART[end]) for end, own in parts.items()}

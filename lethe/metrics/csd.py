@@ -6,13 +6,14 @@ those of a concept with its label, or else the eval pictures whose prompts (by `
 Values compare only within one descriptor: the published CSD weights do not give their paper's numbers.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lethe import judges, pictures
-from lethe.scoring import Look, Value, Work, bootstrapped, mean, rounded
+from lethe.scoring import NO_PART, Look, Value, Work, bootstrapped, mean, rounded
 
 VERSION = 2
 NEEDS = ()
@@ -68,11 +69,7 @@ METRICS = {
 }
 
 
-NO_PROTOTYPE = {  # ending of a metric's name (see `Work.parts`) -> why it is absent
-    "": "an erased concept has no pictures to make a prototype of",
-    "_near": "no neighbour's prompt, or no real pictures of its style to make a prototype of",
-    "_other": "no other prompt that must stay, or no real pictures of its style to make a prototype of",
-}
+NO_PROTOTYPE = "no real pictures to make a prototype of (concepts.NAME.pictures, or pictures.eval by artist)"
 
 
 def looks(work: Work) -> dict[str, Look]:
@@ -120,9 +117,13 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
         return {}, dict.fromkeys(METRICS, "no descriptor (score.descriptor)")
     network = judges.descriptor(work.options["descriptor"], work.device)
     column = np.full(len(table), np.nan)
+    prototypes: dict[str, dict] = {}
     for rows, folder, members in compared(work, table):
-        real = work.reference_features(folder, "descriptor", network).features
-        prototype = (real if members is None else real[members]).mean(0)
+        real = work.reference_features(folder, "descriptor", network)
+        known = real.features if members is None else real.features[members]
+        for label in table["artist"][rows].dropna().unique():
+            prototypes[label] = {"n_real": len(known), "reference_sha": real.sha256}
+        prototype = known.mean(0)
         drawn = work.seen["descriptor"][rows].astype(np.float64)
         column[rows] = 100 * drawn @ (prototype / np.linalg.norm(prototype))
     column, metrics = rounded(column), {}
@@ -130,13 +131,16 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     for end, rows in work.parts(table).items():
         known = rows & ~np.isnan(column)
         if not known.any() or (not end and not known[rows].all()):
-            metrics[f"csd{end}"] = NO_PROTOTYPE[end]
+            metrics[f"csd{end}"] = NO_PROTOTYPE if rows.any() else NO_PART[end]
             continue
         raw = column[known]
         metrics[f"csd{end}"] = work.without_reference or _ratio(raw, work.reference_of(table[known], "csd"))
         metrics |= {} if end else {"csd_raw": mean(raw)}
-    metrics.setdefault("csd_raw", NO_PROTOTYPE[""])
-    return {"csd": column}, metrics
+    metrics.setdefault("csd_raw", metrics["csd"])
+    told = {"prototypes": prototypes}
+    return {"csd": column}, {
+        name: own if isinstance(own, str) else replace(own, protocol=told) for name, own in metrics.items()
+    }
 
 
 def _ratio(raw: np.ndarray, reference: np.ndarray) -> Value | str:

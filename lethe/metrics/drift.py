@@ -1,19 +1,20 @@
-"""How far a model has drifted from those it was made of: FID and CMMD to the distilled model's pictures, and to the
-dense base's, of the same prompts and seeds, instead of to real ones.
+"""How far a model has drifted from those it was made of: FID, KID and CMMD to the distilled model's pictures, and to
+the dense base's, of the same prompts and seeds, instead of to real ones.
 
 FID to the base's pictures is FID_SD of HUB (2410.05664). Pictures come in pairs here, so the uncertainty is that of
 drawing other prompts: both pictures of a prompt stay or go together, in the influences (see `fid.measure`) and in the
-intervals made of them. CMMD takes the estimate for pairs (`mmd.paired`): equal pictures are at 0. FID grows with fewer
-pictures: compare only equal n.
+intervals made of them. KID and CMMD take the estimate for pairs (`mmd.paired`): equal pictures are at 0. FID grows with
+fewer pictures: compare only equal n.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from lethe import judges, mmd, pairing
+from lethe.metrics import kid
 from lethe.metrics.cmmd import KERNEL, SCALE, SIGMA, unit
 from lethe.metrics.fid import frechet, influence, too_few
 from lethe.scoring import Look, Value, Work, mean
@@ -63,6 +64,50 @@ METRICS = {
         "place": 59,
         "hidden": True,
         "meaning": "Fréchet distance to the dense base's pictures, prompts that must stay as they are",
+    },
+    "kid_drift": {
+        "label": "KID drift",
+        "unit": "× 1000",
+        "direction": "down",
+        "digits": 2,
+        "rows": "eval",
+        "column": "kid_drift",
+        "place": 56.05,
+        "hidden": True,
+        "meaning": "kernel distance to the distilled model's pictures of the same prompts and seeds, eval prompts",
+    },
+    "kid_drift_retain": {
+        "label": "KID drift kept",
+        "unit": "× 1000",
+        "direction": "down",
+        "digits": 2,
+        "rows": "retain",
+        "column": "kid_drift",
+        "place": 57.05,
+        "hidden": True,
+        "meaning": "kernel distance to the distilled model's pictures, prompts that must stay as they are",
+    },
+    "kid_drift_base": {
+        "label": "KID drift from base",
+        "unit": "× 1000",
+        "direction": "down",
+        "digits": 2,
+        "rows": "eval",
+        "column": "kid_drift_base",
+        "place": 58.05,
+        "hidden": True,
+        "meaning": "kernel distance to the dense base's pictures of the same prompts and seeds, eval prompts",
+    },
+    "kid_drift_base_retain": {
+        "label": "KID drift kept from base",
+        "unit": "× 1000",
+        "direction": "down",
+        "digits": 2,
+        "rows": "retain",
+        "column": "kid_drift_base",
+        "place": 59.05,
+        "hidden": True,
+        "meaning": "kernel distance to the dense base's pictures, prompts that must stay as they are",
     },
     "cmmd_drift": {
         "label": "CMMD drift",
@@ -116,53 +161,79 @@ def looks(work: Work) -> dict[str, Look]:
     """Features and CLIP embeddings, where there is another model to compare with."""
     if all(isinstance(pairing.samples(work, who), str) for who in ENDS):
         return {}
-    return {name: Look(network) for name, network, _, _ in networks(work) if not isinstance(network, str)}
+    return {own.look: Look(own.network) for own in distances(work) if not isinstance(own.network, str)}
 
 
-def networks(work: Work) -> Iterator[tuple[str, Callable | str, str, dict]]:
-    """Look, network (or why there is none), start of the names of what is measured with it, and how."""
-    own = work.options["features"], work.device, work.options["features_weights"]
-    yield "features", judges.features_or_reason(*own), "fid_drift", judges.features_protocol(own[0])
-    name, device = work.options["clip"], work.device
-    told = judges.clip_protocol(name, device) | {"kernel": f"Gaussian, sigma {SIGMA}", "estimator": "of pairs"}
-    yield "clip", judges.clip(name, device)[0], "cmmd_drift", told
+@dataclass(frozen=True)
+class Distance:
+    """One of them: name of its columns, look, network (or why there is none), what its record tells, and how it is made
+    of pairs [N, D]: as a column of N values whose mean it is, and with its interval."""
+
+    name: str
+    look: str
+    network: Callable | str
+    protocol: dict
+    measure: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Value]]
+
+
+def distances(work: Work) -> list[Distance]:
+    """All of them."""
+    name = work.options["features"]
+    network = judges.features_or_reason(name, work.device, work.options["features_weights"])
+    features = judges.features_protocol(name)
+    pairs = {"estimator": "of pairs"}
+    clip = work.clip if isinstance(work.clip, str) else work.clip[0]
+    about_clip = work.clip_protocol() | {"kernel": f"Gaussian, sigma {SIGMA}"} | pairs
+    return [
+        Distance("fid_drift", "features", network, features, fid_drift),
+        Distance("kid_drift", "features", network, features | pairs, kid_drift),
+        Distance("cmmd_drift", "clip", clip, about_clip, cmmd_drift),
+    ]
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
-    """Columns `fid_drift`, `cmmd_drift`, and with the ending `_base`, of the eval prompts' pictures and of those that
-    must stay: the distance of their kind plus each pair's influence on it."""
+    """Columns `fid_drift`, `kid_drift`, `cmmd_drift`, and with the ending `_base`, of the eval prompts' pictures and of
+    those that must stay: the distance of their kind plus each pair's influence on it."""
     columns, metrics = {}, {}
     rows = {"": (table["set"] == "eval").to_numpy(), "_retain": work.is_retained(table)}
     for who, end in ENDS.items():
         folder = pairing.samples(work, who)
-        for name, network, start, protocol in networks(work):
-            column = np.full(len(table), np.nan)
+        for one in distances(work):
+            column, name = np.full(len(table), np.nan), f"{one.name}{end}"
+            reason = folder if isinstance(folder, str) else one.network if isinstance(one.network, str) else ""
             for kind, own in rows.items():
-                reason = folder if isinstance(folder, str) else network if isinstance(network, str) else ""
                 if reason or own.sum() < 2:
-                    metrics[f"{start}{end}{kind}"] = reason or "fewer than two pictures"
+                    metrics[f"{name}{kind}"] = reason or "fewer than two pictures"
                     continue
                 entries = [entry for entry, wanted in zip(work.images.entries, own, strict=True) if wanted]
-                theirs = pairing.features(work, folder, name, network, entries)
-                ours = work.seen[name][own].astype(np.float64)
-                column[own], found = (fid_drift if name == "features" else cmmd_drift)(ours, theirs)
-                told = protocol | pairing.protocol(folder, entries)
-                metrics[f"{start}{end}{kind}"] = replace(found, protocol=told)
+                theirs = pairing.features(work, folder, one.look, one.network, entries)
+                column[own], found = one.measure(work.seen[one.look][own].astype(np.float64), theirs)
+                told = one.protocol | pairing.protocol(folder, entries)
+                metrics[f"{name}{kind}"] = replace(found, protocol=told)
             if not np.isnan(column).all():
-                columns[f"{start}{end}"] = column
+                columns[name] = column
     return columns, metrics
 
 
 def fid_drift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, Value]:
-    """Fréchet distance of pairs of features [N, D]: as a column of N values whose mean it is, and with its interval."""
+    """Fréchet distance of features."""
     column = frechet(ours, theirs) + influence(ours, theirs) + influence(theirs, ours)
     found = mean(column)
     warning = f"{len(ours)} pairs are too few for {ours.shape[1]} features" if too_few(ours, theirs) else None
     return column, Value(max(0.0, found.value), found.n, max(0.0, found.lo), max(0.0, found.hi), warning=warning)
 
 
+def kid_drift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, Value]:
+    """Kernel distance of features, with KID's kernel."""
+    return _kernel_drift(ours, theirs, kid.kernel)
+
+
 def cmmd_drift(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, Value]:
     """The same of embeddings, with CMMD's kernel."""
-    value, shares = mmd.paired(unit(ours), unit(theirs), KERNEL)
+    return _kernel_drift(unit(ours), unit(theirs), KERNEL)
+
+
+def _kernel_drift(ours: np.ndarray, theirs: np.ndarray, kernel: mmd.Kernel) -> tuple[np.ndarray, Value]:
+    value, shares = mmd.paired(ours, theirs, kernel)
     column = SCALE * (value + shares)
     return column, mean(column)

@@ -63,12 +63,12 @@ def texts(work: Work) -> dict[tuple[str, int], tuple[str, str]]:
 def looks(work: Work) -> dict[str, Look]:
     """CLIP's embeddings of the pictures whose prompts have a pair."""
     names = tuple(dict.fromkeys(name for name, _ in texts(work)))
-    return {"clip": Look(judges.clip(work.options["clip"], work.device)[0], names)} if names else {}
+    return work.clip_look(names) if names else {}
 
 
 def protocol(work: Work) -> dict:
     pairs = [" | ".join(own) for own in dict.fromkeys(texts(work).values())]
-    return judges.clip_protocol(work.options["clip"], work.device) | {"pairs": pairs}
+    return work.clip_protocol() | {"pairs": pairs}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -78,8 +78,8 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     asked = texts(work)
     keys = list(zip(table["set"], table["case_number"], strict=True))
     known = np.array([key in asked for key in keys], dtype=bool)
-    if not known.any():
-        return {}, dict.fromkeys(METRICS, NONE)
+    if isinstance(work.clip, str) or not known.any():
+        return {}, dict.fromkeys(METRICS, work.clip if known.any() else NONE)
     pick, flip, deviation = (np.full(len(table), np.nan) for _ in range(3))
     pick[known] = picked(work, known, [asked[key] for key, own in zip(keys, known, strict=True) if own])
     rows = table.assign(pair=pick)[known]
@@ -99,7 +99,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
 
 def picked(work: Work, rows: np.ndarray, pairs: list[tuple[str, str]]) -> np.ndarray:
     """[N] 1.0 where the first text is nearer to the picture, of the table's chosen rows."""
-    _, of_texts = judges.clip(work.options["clip"], work.device)
+    _, of_texts = work.clip
     distinct = list(dict.fromkeys(text for own in pairs for text in own))
     embedded = dict(zip(distinct, judges.stacked([distinct], of_texts), strict=True))
     apart = np.stack([embedded[first] - embedded[second] for first, second in pairs])

@@ -17,7 +17,10 @@ KEYS = ("set", "case_number", "seed", "file")
 
 # Reasons of stage score that tell of no lack: a reference does not drift from itself, and what nobody asked for is not
 # missed. Their cells are dashes.
-BY_NATURE = ("these are the ", "no object is erased", "no pair of texts", "no concept of kind unsafe")
+BY_NATURE = (
+    *("these are the ", "no object is erased", "no pair of texts", "no concept of kind unsafe"),
+    *("no neighbour's prompt", "no other prompt that must stay"),
+)
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,13 @@ def test_cp_is_the_share_of_prompts_whose_similarity_fell(work, table, tmp_path)
     # picasso stays; cassatt is a neighbour of monet; retain/3 has monet's label, and eval is nothing of either
     np.testing.assert_array_equal(columns["cp"], [1, 0, 0, 1, 0, 0, 1, 0, *[np.nan] * 3])
     assert values(metrics) == {"cp": (50, 4), "cp_near": (50, 2), "cp_other": (0, 2)}
+    assert metrics["cp_other"].hi == pytest.approx(100 * 3.8415 / 5.8415, abs=0.01)  # Wilson's, of two
     _, metrics = cp.measure(work, table)
-    assert metrics["cp"].value == 0  # the reference itself
+    assert (metrics["cp"].value, metrics["cp"].hi) == (0, 0)  # the reference itself, by definition
+    _, metrics = cp.measure(
+        dataclasses.replace(work, options=work.options | {"clip": None}), table.drop(columns="clip")
+    )
+    assert metrics == dict.fromkeys(cp.METRICS, "no network (score.clip)")
     with pytest.raises(UserError, match="has no clip of monet/3"):
         reference[reference["clip"] != 4].to_csv(tmp_path / "scores.csv", index=False)
         cp.measure(dataclasses.replace(work, reference=tmp_path), table)
@@ -235,9 +240,10 @@ def test_csd_is_absent_without_descriptor_or_pictures(work, table, monkeypatch):
     monkeypatch.setattr(judges, "descriptor", lambda path, device: None)
     drawn = describing(monkeypatch, work, [[1, 0]], [[1.0, 0.0]] * len(table))
     _, metrics = csd.measure(dataclasses.replace(drawn, erased=["picasso"]), table)
-    assert "no pictures" in metrics["csd"] and "no pictures" in metrics["csd_raw"]
-    assert "no real pictures of its style" in metrics["csd_near"]
+    assert metrics["csd"] == metrics["csd_raw"] == csd.NO_PROTOTYPE
+    assert metrics["csd_near"] == "no neighbour's prompt"
     assert metrics["csd_other"].n == 5  # monet's prompts and retain/3 are not erased now, and have a prototype
+    assert metrics["csd_other"].value == pytest.approx(100)  # the reference itself
 
 
 def test_csd_of_what_must_stay_is_that_to_eval_pictures_of_the_same_artist(work, table, monkeypatch, tmp_path):
@@ -266,7 +272,9 @@ def test_csd_of_what_must_stay_is_that_to_eval_pictures_of_the_same_artist(work,
         columns["csd"], [*[80.0] * 4, np.nan, *[round(100 * cassatt, 4)] * 2, *[np.nan] * 4], rtol=1e-6
     )
     assert metrics["csd_near"].n == 2 and metrics["csd_near"].value == pytest.approx(100)
-    assert "no real pictures of its style" in metrics["csd_other"]  # munch's file is not there, picasso has none
+    assert metrics["csd_other"] == csd.NO_PROTOTYPE  # munch's file is not there, picasso has none
+    told = {"cassatt": {"n_real": 2, "reference_sha": ""}, "monet": {"n_real": 1, "reference_sha": ""}}
+    assert metrics["csd_near"].protocol["prototypes"] == told
     before = table.assign(csd=[50.0] * 4 + [np.nan] + [2 * 100 * cassatt, 100 * cassatt] + [np.nan] * 4)
     before.to_csv(tmp_path / "scores.csv", index=False)
     (tmp_path / "meta.json").write_text("{}")

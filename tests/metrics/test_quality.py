@@ -93,7 +93,14 @@ def test_cmmd_without_eval_prompts_is_absent(ready):
     assert metrics == {"cmmd": "no prompt set eval"}
 
 
-def test_drift_is_fid_and_cmmd_to_the_other_models_pictures(ready):
+def kid_of_pairs(a, b):
+    """1000 * the mean over i != j of k(a_i, a_j) + k(b_i, b_j) - k(a_i, b_j) - k(a_j, b_i), k cubic."""
+    k = lambda x, y: (x @ y / len(x) + 1) ** 3  # noqa: E731
+    pairs = [(i, j) for i in range(len(a)) for j in range(len(a)) if i != j]
+    return 1000 * np.mean([k(a[i], a[j]) + k(b[i], b[j]) - k(a[i], b[j]) - k(a[j], b[i]) for i, j in pairs])
+
+
+def test_drift_is_the_distances_to_the_other_models_pictures(ready):
     columns, metrics, table = measured(drift, ready)
     assert set(metrics) == set(drift.METRICS)
     features, (of_pictures, _) = (
@@ -107,6 +114,8 @@ def test_drift_is_fid_and_cmmd_to_the_other_models_pictures(ready):
             a, b = (outputs(features, folder)[own] for folder in (ours, theirs))
             assert metrics[f"fid_drift{end}{kind}"].value == pytest.approx(fid.frechet(a, b), rel=1e-3)
             assert columns[f"fid_drift{end}"][own].mean() == pytest.approx(metrics[f"fid_drift{end}{kind}"].value)
+            assert metrics[f"kid_drift{end}{kind}"].value == pytest.approx(kid_of_pairs(a, b), rel=1e-3)
+            assert columns[f"kid_drift{end}"][own].mean() == pytest.approx(metrics[f"kid_drift{end}{kind}"].value)
             a, b = (cmmd.unit(outputs(of_pictures, folder)[own]) for folder in (ours, theirs))
             wanted = 1000 * mmd.paired(a, b, mmd.gaussian(10))[0]
             assert metrics[f"cmmd_drift{end}{kind}"].value == pytest.approx(wanted, rel=1e-3)
@@ -151,11 +160,11 @@ def test_equal_pictures_have_not_drifted_nor_changed(ready, tmp_path, monkeypatc
     same = metrics_folder(tmp_path / "same", ready.images.path.parent)
     work = dataclasses.replace(ready, reference=same, originals=None)
     columns, metrics, _ = measured(drift, work)
-    for name in ("fid_drift", "fid_drift_retain", "cmmd_drift", "cmmd_drift_retain"):
+    for name in (f"{kind}_drift{end}" for kind in ("fid", "kid", "cmmd") for end in ("", "_retain")):
         assert metrics[name].value == pytest.approx(0, abs=1e-4)
         assert metrics[name].hi == pytest.approx(0, abs=1e-3)
     assert metrics["fid_drift_base"] == "these are the dense base's pictures, or --originals was not given"
-    assert set(columns) == {"fid_drift", "cmmd_drift"}
+    assert set(columns) == {"fid_drift", "kid_drift", "cmmd_drift"}
     columns, metrics, _ = measured(change, work)
     np.testing.assert_allclose(columns["change"], 0, atol=1e-3)
     folder = write_lpips(tmp_path / "lpips", "alex", monkeypatch)
