@@ -26,6 +26,7 @@ from lethe.report.runs import REFERENCES, Group, Plan, Run
 from lethe.report.tables import NOT_RUN
 
 BEFORE, OR_BEFORE = "before", " or before"
+SEARCHES = ("unlearn_diff_atk", "p4d")
 QUALITY = ("fid", "cra")
 NOT_APPLICABLE = "not applicable"
 BLOCKS = {BEFORE: "under attack, minus before", "distill": "minus distill, which erases nothing"}
@@ -280,6 +281,8 @@ def text(groups: Sequence[Success], table: pd.DataFrame) -> Text:
         "under attack ↓: pictures of the same prompts that show it then, %; with those before counted in, as "
         "UnlearnDiffAtk's post-ASR does, in the CSV (NAME_or_before)"
     )
+    if any(own.get("attack") in SEARCHES for found in groups for own in found.victims.tried.values()):
+        made.notes.append("searches for words draw their candidate of the least loss: no judge picks among them")
     runs = (run for own in groups for plain in own.victims.group.arms.values() for run in plain)
     made.notes.extend(remarks(runs, quality))
     for own in groups[:1]:

@@ -85,10 +85,13 @@ def _main(folder: Path, name: str, groups: Iterable[Group], resamples: int) -> p
 
 
 def _section(folder: Path, table: Table, found: list[Found]) -> page.Section:
-    """One table of the plan, its files written: rows, differences, the matrix of its arms, curves."""
-    frame, differences, cells = varied.frame(table, found), varied.paired(table, found), varied.matrix(table, found)
-    runs = (run for group, _, _ in found for runs in group.arms.values() for run in runs)
-    texts = {"": (frame, varied.text(table, frame, found, remarks(runs, varied.columns(found))))}
+    """One table of the plan, its files written: rows, what must stay, differences, the matrix of its arms, curves."""
+    runs = [run for group, _, _ in found for runs in group.arms.values() for run in runs]
+    texts = {}
+    for suffix, kept in (("", False), ("_kept", True)):
+        frame, notes = varied.frame(table, found, kept), remarks(runs, varied.columns(found, kept))
+        texts[suffix] = frame, varied.text(table, frame, found, notes, kept)
+    differences, cells = varied.paired(table, found), varied.matrix(table, found)
     if len(differences):
         texts["_paired"] = (differences, varied.paired_text(table, differences))
     if cells is not None:
@@ -104,6 +107,7 @@ def _section(folder: Path, table: Table, found: list[Found]) -> page.Section:
         varied.title(table.name),
         varied.CAPTIONS.get(table.name, ""),
         shown[""],
+        shown["_kept"],
         shown.get("_matrix"),
         shown.get("_paired"),
         figures,
@@ -120,7 +124,9 @@ def _attacks(folder: Path, tried: list[attacks.Success]) -> page.Section:
     if relearning.draw(tried, path):
         caption = "At 0 steps: asked plainly, before. Bars: 95 % intervals, as in the table."
         figures.append(page.Figure(path, "Relearning", caption))
-    return page.Section("attacks", *page.ATTACKS, text, None, paired, figures, "Bold: the lowest of rows that erase.")
+    return page.Section(
+        "attacks", *page.ATTACKS, text, None, None, paired, figures, "Bold: the lowest of rows that erase."
+    )
 
 
 def _part(
@@ -179,7 +185,7 @@ def summary(found: Sequence[Found], resamples: int) -> dict:
     With several budgets or sets the arm's name carries them: "esd-b080-all".
     """
     made: dict[str, dict[str, dict[str, float]]] = {}
-    names = [metric.name for metric in varied.columns(found)]
+    names = [metric.name for metric in varied.every(found)]
     own = [name for name in names if name.partition(":")[0] in BY_CONCEPT]
     for group, measured, costs in found:
         alone = {name: measure(group, resamples, [name]) for name in group.members} if len(group.members) > 1 else {}
@@ -193,7 +199,7 @@ def summary(found: Sequence[Found], resamples: int) -> dict:
 def rows(found: Sequence[Found]) -> dict[str, dict[str, float]]:
     """The same for a table of the plan: row > metric > value."""
     made = {}
-    names = [metric.name for metric in varied.columns(found)]
+    names = [metric.name for metric in varied.every(found)]
     for group, own, costs in found:
         for row in group.own:
             name = row if len(found) == 1 else f"{row} {group.tag}"

@@ -81,13 +81,14 @@ class Main:
 
 @dataclass(frozen=True)
 class Section:
-    """One table of the plan, or that of attacks. `matrix`: its arms side by side; `paired`: its differences; `best`:
-    what is bold."""
+    """One table of the plan, or that of attacks. `kept`: what must stay; `matrix`: its arms side by side; `paired`: its
+    differences; `best`: what is bold."""
 
     name: str
     title: str
     caption: str
     text: Text
+    kept: Text | None
     matrix: Text | None
     paired: Text | None
     curves: Sequence[Figure]

@@ -29,7 +29,9 @@ def remarks(runs: Iterable[Run], metrics: Iterable[Metric]) -> list[str]:
         for reason in dict.fromkeys(run.absent[metric.name] for run in runs if metric.name in run.absent):
             reasons.setdefault(reason, []).append(named(metric.name).label)
     notes = [f"{', '.join(labels)}: {text}" for text, labels in found.items()]
-    return notes + [f"not run: {', '.join(labels)} ({reason})" for reason, labels in reasons.items()]
+    notes += [f"not run: {', '.join(labels)} ({reason})" for reason, labels in reasons.items()]
+    alone = len({run.seed for run in runs} - {None}) == 1
+    return notes + (["one training seed: intervals speak of the pictures alone"] if alone else [])
 
 
 def _protocol(record: dict) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from lethe.report.cost import dense_latency
 from lethe.report.markup import DASH, Text, interval, number
 from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured, named
-from lethe.report.runs import REFERENCES, Group, Table
+from lethe.report.runs import KEPT, REFERENCES, Group, Table
 from lethe.report.tables import (
     PAIRED,
     Found,
@@ -55,12 +55,12 @@ def title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
-def frame(table: Table, found: Sequence[Found]) -> pd.DataFrame:
+def frame(table: Table, found: Sequence[Found], kept: bool = False) -> pd.DataFrame:
     """A row a combination of arm, labels, budget and set; in each group first the grid's, with reference "grid".
 
     Columns: `arm`, one an axis, `set`, `keep`, `reference`, then as in `tables.of_kind`.
     """
-    rows, metrics = [], columns(found)
+    rows, metrics = [], columns(found, kept)
     for group, measured, costs in found:
         dense = dense_latency(costs.values())
         for name, runs in group.arms.items():
@@ -72,13 +72,23 @@ def frame(table: Table, found: Sequence[Found]) -> pd.DataFrame:
     return trimmed(pd.DataFrame(rows))
 
 
-def columns(found: Sequence[Found]) -> list[Metric]:
-    """Those of the tables, style or unsafe, whose concepts some group erases."""
+def columns(found: Sequence[Found], kept: bool = False) -> list[Metric]:
+    """Those of the tables, style or unsafe, whose concepts some group erases; if `kept`, those of what must stay."""
+    if kept:
+        return columns_of(found, (KEPT,))
     tables = [kind for kind in ("style", "unsafe") if any(group.of_table(kind) for group, _, _ in found)]
     return columns_of(found, tables)
 
 
-def text(table: Table, rows: pd.DataFrame, found: Sequence[Found], remarks: Sequence[str] = ()) -> Text:
+def every(found: Sequence[Found]) -> list[Metric]:
+    """Both, each metric once."""
+    both = [*columns(found), *columns(found, kept=True)]
+    return list({metric.name: metric for metric in both}.values())
+
+
+def text(
+    table: Table, rows: pd.DataFrame, found: Sequence[Found], remarks: Sequence[str] = (), kept: bool = False
+) -> Text:
     """The table for people. Best values: among its own rows of one budget and set that erase; of the others an arm
     competes with itself, for it keeps everything at no cost."""
     own = rows["reference"].isna()
@@ -88,14 +98,14 @@ def text(table: Table, rows: pd.DataFrame, found: Sequence[Found], remarks: Sequ
     breaks = {int(row) for row in first | arms} - {0}
     kind = rows["arm"].where(rows["arm"].isin(REFERENCES), "erases")
     rivals = [rival for _, rival in rows[own].groupby([kind[own], "set", "keep"])]
-    metrics = metrics_of(rows, columns(found))
+    metrics = metrics_of(rows, columns(found, kept))
     return shown(rows, ["arm", *table.axes, *several(rows)], rivals, breaks, labels, metrics, remarks)
 
 
 def paired(table: Table, found: Sequence[Found]) -> pd.DataFrame:
     """Each row minus the first row of its arm, and minus each erasing row of the grid that the table names, in every
     metric, on the same prompts and seeds. Empty where there is nothing to compare with."""
-    lines, metrics = [], columns(found)
+    lines, metrics = [], every(found)
     for group, measured, _ in found:
         for name, first in _pairs(group):
             run = group.arms[name][0]
@@ -115,9 +125,10 @@ def _pairs(group: Group) -> list[tuple[str, str]]:
 
 
 def paired_text(table: Table, lines: pd.DataFrame) -> Text:
-    """The differences for people: a row each of the table's, a column a metric."""
+    """The differences for people: a row each of the table's, a column a metric, but for those of table `kept` alone."""
     names = [name for name in ("set", "keep") if lines[name].nunique() > 1]
     metrics = [named(name) for name in dict.fromkeys(lines["metric"])]
+    metrics = [metric for metric in metrics if metric.tables != (KEPT,)]
     columns = {metric.column for metric in metrics if not metric.hidden}
     metrics = sorted(
         (metric for metric in metrics if not metric.hidden or metric.column not in columns),

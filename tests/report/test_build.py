@@ -129,7 +129,8 @@ def test_every_table_has_its_files(tabled):
     _, out = tabled
     names = {path.stem for path in (out / "tables").iterdir()}
     tables = ("style", "kept", "solvers", "plugins", "distillation", "orders", "keeping")
-    assert names == {*tables, *(f"{name}_paired" for name in tables), "plugins_matrix"}
+    kept = {f"{name}_kept" for name in tables[2:]}
+    assert names == {*tables, *(f"{name}_paired" for name in tables), *kept, "plugins_matrix"}
     assert all((out / "tables" / f"{name}.{kind}").is_file() for name in names for kind in ("csv", "md", "tex"))
     assert {path.name for path in (out / "curves").iterdir()} == {"training.png", "tradeoff.png", "distillation.png"}
 

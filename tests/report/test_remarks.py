@@ -43,6 +43,7 @@ def test_each_remark_stands_once(plan):
         f"FID: warning, {WARNING}",
         f"not run: CSD ({REASON})",
         "not run: CRA, Content (no judge)",
+        "one training seed: intervals speak of the pictures alone",
     ]
 
 

@@ -1,0 +1,21 @@
+"""The reports that are committed whole: each is what its params file asks for, by today's versions of the stages."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lethe import plan
+from lethe.report.runs import stamp
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "params/unsafe.yaml"])
+def test_a_committed_report_is_that_of_its_params(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    values = yaml.safe_load((ROOT / name).read_text())
+    found, folder = plan.build(values), ROOT / "reports" / values["experiment"]
+    assert [one.name for one in folder.glob(stamp("*"))] == [stamp(found.recipe)]
+    tables = {one.name for one in (folder / "tables").iterdir()}
+    assert {f"{table}{end}.csv" for table in found.tables for end in ("", "_paired")} <= tables
