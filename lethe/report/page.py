@@ -1,6 +1,7 @@
 """index.html: one file that shows everything and opens offline (styles inside, pictures as base64)."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["plain"] = lambda name: str(name).replace("_", " ")
+    environment.filters["parted"] = parted
     return environment.get_template("index.html").render(
         plan=plan,
         params=plan.params,
@@ -131,6 +133,12 @@ def render(
         code=code,
         packages=packages,
     )
+
+
+def parted(note: str) -> tuple[str, str]:
+    """A table's note "column: meaning" in its two parts; a column may have a colon of its own, before its arrow."""
+    name, arrow, about = re.match(r"(?:(.*?)( [↑↓]): |)(.*)$", note, re.DOTALL).groups(default="")
+    return (f"{name}{arrow}", about) if arrow else tuple(note.partition(": ")[::2])
 
 
 def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -9,6 +9,7 @@ from lethe.report.markup import DASH, Text, interval, number
 from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured, named
 from lethe.report.runs import KEPT, REFERENCES, Group, Table
 from lethe.report.tables import (
+    DEPLOYMENT,
     PAIRED,
     Found,
     add_differences,
@@ -91,6 +92,8 @@ def text(
 ) -> Text:
     """The table for people. Best values: among its own rows of one budget and set that erase; of the others an arm
     competes with itself, for it keeps everything at no cost."""
+    if kept:  # what it costs stands in the table itself
+        rows = rows.drop(columns=[name for name in DEPLOYMENT if name in rows])
     own = rows["reference"].isna()
     first = set(rows.index[own != own.shift()])
     labels = {int(row): "this table" if own[row] else "from the grid, to compare with" for row in first}

@@ -7,6 +7,7 @@ from PIL import Image
 from lethe.errors import UserError
 from lethe.io import sha256
 from lethe.report import build as module
+from lethe.report import page
 from lethe.report.build import build
 from lethe.report.reading import read_plan
 from lethe.report.runs import is_built, stamp
@@ -239,3 +240,15 @@ def test_a_kill_while_moving_leaves_no_stamp(plan_path, tmp_path, monkeypatch):
         build(plan, out, 20, 1)
     assert len(moved) == 4
     assert not list(out.glob("recipe-*.json"))
+
+
+@pytest.mark.parametrize(
+    ("note", "parts"),
+    [
+        ("Removal: mma ↑: pictures of category mma: those", ("Removal: mma ↑", "pictures of category mma: those")),
+        ("CLIP, CP: local-dir:models/clip", ("CLIP, CP", "local-dir:models/clip")),
+        ("MACs kept: of the dense model's", ("MACs kept", "of the dense model's")),
+    ],
+)
+def test_a_note_is_a_column_and_its_meaning(note, parts):
+    assert page.parted(note) == parts
