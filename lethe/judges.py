@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe import conventions, inception, perceptual
+from lethe import clip_names, conventions, inception, perceptual
 from lethe.errors import NotThere, UserError
 from lethe.io import read_json
 
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-LOCAL = "local-dir:"
 RESIZING = ("size", "resample", "crop_pct", "do_center_crop", "crop_size")  # of preprocessor_config.json
 CLIP_RESIZING = ("size", "interpolation", "resize_mode", "fill_color")
-QUICK = "-quickgelu"  # at the end of open_clip's names of architectures with OpenAI's activation
 NEAR = 20  # labels that an error lists
 NUDENET = "nudenet"  # score.judges.unsafe: a detector of parts of bodies, not a classifier
 ABSENT = {  # where what may be left out comes from, and which metrics go with it
@@ -49,9 +47,9 @@ ABSENT = {  # where what may be left out comes from, and which metrics go with i
 def check(options: Mapping) -> None:
     """Checks section `score` without torch: names well formed, folders with the files they need. Raises UserError."""
     if options["clip"]:
-        _clip_name(options["clip"])
-    if options["clip"] and options["clip"].startswith(LOCAL):
-        _need(options["clip"].removeprefix(LOCAL), "score.clip", "open_clip_config.json")
+        clip_names.parsed(options["clip"])
+    if options["clip"] and options["clip"].startswith(clip_names.LOCAL):
+        _need(options["clip"].removeprefix(clip_names.LOCAL), "score.clip", "open_clip_config.json")
     if options["descriptor"]:
         _need(options["descriptor"], "score.descriptor", "config.json", "preprocessor_config.json")
     classifiers = {f"score.judges.{role}": path for role, path in options["judges"].items() if path != NUDENET}
@@ -106,40 +104,6 @@ def _hint(key: str) -> str:
     return f"; {ABSENT[key]}" if key in ABSENT else ""
 
 
-def _clip_name(text: str) -> tuple[str, str | None]:
-    """open_clip's name of a model and of its weights.
-
-    Raises UserError if it is neither, names a file (whose form open_clip could not know), or gives OpenAI's weights to
-    an architecture with another activation: open_clip only warns of that, and the similarities are wrong.
-    """
-    if text.startswith(LOCAL):
-        return text, None
-    name, sign, pretrained = text.partition("@")
-    if not (name and sign and pretrained):
-        raise UserError(f"score.clip: {text!r} is neither {LOCAL}FOLDER nor NAME@PRETRAINED (as in open_clip's list)")
-    if Path(pretrained).is_file():
-        raise UserError(f"score.clip: {pretrained} is a file; put it beside its open_clip_config.json: {LOCAL}FOLDER")
-    if pretrained == "openai" and not name.endswith(QUICK):
-        raise _other_activation(name, pretrained)
-    return name, pretrained
-
-
-def _other_activation(name: str, pretrained: str) -> UserError:
-    return UserError(
-        f"score.clip: {name}@{pretrained}: these weights were trained with QuickGELU, that architecture has GELU; give "
-        f"{name}{QUICK}@{pretrained}"
-    )
-
-
-def _check_activation(name: str, pretrained: str | None) -> None:
-    """The same for all of open_clip's weights, as its list tells. Imports open_clip."""
-    import open_clip
-
-    known = pretrained and open_clip.get_pretrained_cfg(name + QUICK, pretrained)
-    if known and known.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
-        raise _other_activation(name, pretrained)
-
-
 def labels(path: str) -> list[str] | None:
     """A classifier folder's labels in the order of its outputs; None for a hub id, whose labels show when it loads."""
     if not Path(path).is_dir():
@@ -186,17 +150,17 @@ def _clip(name: str, device: torch.device) -> tuple[torch.nn.Module, Callable, C
     import open_clip
     from safetensors import SafetensorError
 
-    model_name, pretrained = _clip_name(name)
-    _check_activation(model_name, pretrained)
+    model_name, pretrained = clip_names.parsed(name)
+    clip_names.check_activation(model_name, pretrained)
+    if pretrained:
+        clip_names.file(name)
     try:
         model, preprocess = open_clip.create_model_from_pretrained(
             model_name, pretrained, device=device, precision="fp32"
         )
         tokenizer = open_clip.get_tokenizer(model_name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        fetched = isinstance(error, OSError) and not name.startswith(LOCAL)
-        why = " ".join(str(error).split())[:300]
-        raise (NotThere if fetched else UserError)(f"score.clip: cannot load {name}: {why}") from None
+        raise UserError(f"score.clip: cannot load {name}: {' '.join(str(error).split())[:300]}") from None
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 

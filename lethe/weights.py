@@ -4,8 +4,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lethe import inception
-from lethe.errors import NotThere, UserError
+from lethe import clip_names, inception
+from lethe.errors import UserError
 from lethe.io import read_json, sha256
 from lethe.judges import NUDENET
 
@@ -24,7 +24,7 @@ def told(name: str) -> dict[str, object]:
     if folder.is_dir() or name.startswith("local-dir:"):
         files = sorted(folder.glob("*.safetensors"))
     else:
-        files = _of_hub(name) if "/" in name else _of_open_clip(name)
+        files = _of_hub(name) if "/" in name else [clip_names.file(name)]
     if not files:
         raise UserError(f"{name}: no *.safetensors there; fetch or make it again")
     found = {"name": name, "weights": {path.name: _hashed(path) for path in files}}
@@ -67,21 +67,6 @@ def _of_hub(name: str) -> list[Path]:
     place, _, commit = name.partition("@")
     config = try_to_load_from_cache(place, "config.json", revision=commit)
     return sorted(Path(config).parent.glob("*.safetensors")) if isinstance(config, str) else []
-
-
-def _of_open_clip(name: str) -> list[Path]:
-    """The file of open_clip's NAME@PRETRAINED."""
-    import open_clip
-
-    model, _, pretrained = name.partition("@")
-    if not open_clip.get_pretrained_cfg(model, pretrained):
-        known = open_clip.list_pretrained_tags_by_model(model)
-        which = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "") if known else "none, nor such a model"
-        raise UserError(f"{name}: open_clip knows no weights {pretrained!r} of {model}; known: {which}")
-    try:
-        return [Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained)))]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise NotThere(f"{name}: its weights cannot be fetched: {' '.join(str(error).split())[:200]}") from None
 
 
 def _hashed(path: Path) -> str:

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from lethe import judges, registry, weights
+from lethe import clip_names, judges, registry, weights
 from lethe.errors import UserError
 from lethe.io import sha256
 from tests import tiny_judges
@@ -33,8 +33,10 @@ def given(monkeypatch):
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: None)
     judges.clip.cache_clear()
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda known: str(known))
     yield asked
-    judges.clip.cache_clear()
+    for cached in (judges.clip, judges._clip, clip_names._fetched):
+        cached.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_openais_weights_under_another_activation_are_refused_at_once(given, nam
     with pytest.raises(
         UserError, match=rf"QuickGELU, that architecture has GELU; give {architecture}-quickgelu@openai"
     ):
-        judges._clip_name(name)
+        clip_names.parsed(name)
     assert given == []
 
 
@@ -81,7 +83,7 @@ def test_no_weights_of_open_clip_are_fit_for_another_activation_only():
     refused = []
     for name, pretrained in open_clip.list_pretrained():
         try:
-            judges._check_activation(name, pretrained)
+            clip_names.check_activation(name, pretrained)
         except UserError as error:
             proposed = re.search(r"give (\S+)@(\S+)$", str(error))
             assert (proposed[1], proposed[2]) in open_clip.list_pretrained()
@@ -183,6 +185,7 @@ def test_weights_of_a_hub_are_those_in_the_cache(folder, tmp_path, monkeypatch):
         weights.told(f"microsoft/resnet-50@{commit}")
 
     (tmp_path / "w.safetensors").write_bytes(b"weights")
+    clip_names._fetched.cache_clear()
     monkeypatch.setattr(open_clip, "download_pretrained", lambda own: str(tmp_path / "w.safetensors") if own else "")
     found = weights.told("ViT-B-32-quickgelu@openai")
     assert found["weights"] == {"w.safetensors": sha256(tmp_path / "w.safetensors")}
@@ -191,6 +194,8 @@ def test_weights_of_a_hub_are_those_in_the_cache(folder, tmp_path, monkeypatch):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    assert weights.told("ViT-B-32-quickgelu@openai") == found  # asked for once a process
+    clip_names._fetched.cache_clear()
     with pytest.raises(UserError, match="ViT-B-32-quickgelu@openai: its weights cannot be fetched: no network at all"):
         weights.told("ViT-B-32-quickgelu@openai")
 
