@@ -176,15 +176,17 @@ def gathered(
     args: argparse.Namespace,
     files: Mapping[str, Path],
     sets: Mapping[str, Sequence[Prompt]],
+    clip: str | None,
     draw: Callable[[Sequence[str]], None],
 ) -> Path | None:
     """The samples folder of --model or --pictures, made unless it is there; None in a dry run, if it is not.
 
-    `draw`: the command of stage sample, given its words. Nobody else makes the folder meanwhile.
+    `clip`: what CLIP is called; `draw`: the command of stage sample, given its words. Nobody else makes the folder
+    meanwhile.
     """
     out = samples_folder(args.out)
     if not (args.dry_run or io.is_finished(out)):
-        fetched(values(args, "score")["clip"])
+        fetched(clip)
     with nullcontext() if args.dry_run else alone.alone(out):
         if args.model:
             draw(sample_words(args, files))

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
-from lethe import cli, judges, recipe, registry, tried
+from lethe import absent, cli, judges, recipe, registry, tried
 from lethe.errors import UserError
 from lethe.graph import Node
 from lethe.io import canonical
@@ -34,8 +34,7 @@ class Experiment:
         self.prompts = self._prompts()
         self.prompt_files = {f"prompts:{name}": recipe.of_file(path) for name, path in self.prompts.items()}
         self.given = self._given_pictures()
-        self.judges = recipe.of_judges(params["score"])
-        self._check_judges()
+        self.judges = self._checked_judges()
         self.eval_pictures = self._identity("pictures.eval", params["pictures"]["eval"])
         self.finetune_pictures = self._identity("pictures.finetune", params["pictures"]["finetune"])
 
@@ -63,11 +62,14 @@ class Experiment:
             _at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path)
         return found
 
-    def _check_judges(self) -> None:
-        """Networks that measure: folders are whole, and their labels are those of prompt files and concepts."""
+    def _checked_judges(self) -> dict[str, str]:
+        """Identities of the networks that measure, whose labels are those of prompt files and concepts; `lacking`: key
+        -> what is not there."""
         score = self.params["score"]
         judges.check(score)
-        judges.check_truth(score["judges"], self.params["concepts"], read_sets(self.prompts))
+        usable, self.lacking = absent.split(score)
+        judges.check_truth(usable["judges"], self.params["concepts"], read_sets(self.prompts))
+        return absent.identities(score, self.lacking)
 
     def _given_pictures(self) -> dict[str, str]:
         """Identity of each concept's pictures, for concepts that bring some."""

@@ -6,7 +6,7 @@ that runs it.
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -56,12 +56,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """All nodes by folder, parents before children; one row a run for the report; the report's own recipe."""
+    """All nodes by folder, parents before children; one row a run for the report; the report's own recipe; and what
+    section score names that is not there, by its key (`absent.split`)."""
 
     params: dict
     nodes: dict[str, Node]
     rows: list[dict]
     recipe: str
+    lacking: dict[str, str] = field(default_factory=dict)
 
     @property
     def stamp(self) -> str:

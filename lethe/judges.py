@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe import clip_names, conventions, inception, perceptual
+from lethe import clip_names, conventions, inception
 from lethe.errors import NotThere, UserError
 from lethe.io import read_json
 
@@ -27,81 +27,40 @@ RESIZING = ("size", "resample", "crop_pct", "do_center_crop", "crop_size")  # of
 CLIP_RESIZING = ("size", "interpolation", "resize_mode", "fill_color")
 NEAR = 20  # labels that an error lists
 NUDENET = "nudenet"  # score.judges.unsafe: a detector of parts of bodies, not a classifier
-ABSENT = {  # where what may be left out comes from, and which metrics go with it
-    "score.clip": "open_clip fetches NAME@PRETRAINED once, local-dir:FOLDER holds open_clip_config.json and weights; "
-    "null leaves out clip, clip_near, clip_other, clip_retain, cp, cp_near, cp_other, cmmd, cmmd_drift, pair and "
-    "pair_deviation",
-    "score.descriptor": "python -m lethe.backbones csd makes one of CSD's weights; null leaves out csd, csd_raw, "
-    "csd_near and csd_other",
-    "score.features": "python -m lethe.backbones resnet50 makes one of torchvision's weights, clean and legacy_pytorch "
-    "are Inception; null leaves out fid, kid, fid_drift, kid_drift and change",
-    "score.judges.style": "python -m lethe.backbones vit makes one of UnlearnCanvas' weights; null leaves out ua, ira, "
-    "ira_neighbour and ira_other of styles, cra and content_target of objects",
-    "score.judges.content": "python -m lethe.backbones resnet50 makes one of torchvision's weights; null leaves out "
-    "cra and content_target of styles, ua, ira, ira_neighbour and ira_other of objects",
-    "score.judges.unsafe": "make nudenet sets up nudenet, any folder of a classifier will do; null leaves out shown, "
-    "unsafe_kept, removal, removal_base and ua of concepts of kind unsafe",
-}
+HUB = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")  # a branch may move: a commit is wanted
 
 
 def check(options: Mapping) -> None:
-    """Checks section `score` without torch: names well formed, folders with the files they need. Raises UserError."""
+    """Checks the names in section `score` without torch; `absent.split` looks whether they are there. Raises
+    UserError."""
     if options["clip"]:
         clip_names.parsed(options["clip"])
-    if options["clip"] and options["clip"].startswith(clip_names.LOCAL):
-        _need(options["clip"].removeprefix(clip_names.LOCAL), "score.clip", "open_clip_config.json")
-    if options["descriptor"]:
-        _need(options["descriptor"], "score.descriptor", "config.json", "preprocessor_config.json")
-    classifiers = {f"score.judges.{role}": path for role, path in options["judges"].items() if path != NUDENET}
-    if options["features"] not in inception.MODES:
-        classifiers["score.features"] = options["features"]
-    _check_features(options["features"], options["features_weights"])
-    if options["lpips"]:
-        perceptual.files(Path(options["lpips"]))
     conventions.check(options["judges"]["unsafe"] == NUDENET, options["unsafe"])
-    for key, path in classifiers.items():
-        if path and Path(path).is_dir():
-            _need(path, key, "config.json", "preprocessor_config.json")
-        elif path:
-            hub(path, key)
-
-
-def _check_features(name: str | None, weights: str | None) -> None:
-    modes = " or ".join(inception.MODES)
-    if name and name not in inception.MODES and "/" not in name and not Path(name).is_dir():
-        raise UserError(f"score.features: {name}: is not {modes}, nor the folder or hub id of a classifier")
-    if weights and name not in inception.MODES:
-        raise UserError(f"score.features_weights: goes with features {modes}, not with {name}; set it null")
-    if weights and not Path(weights).is_file():
-        raise UserError(f"score.features_weights: {weights}: no such file; get it from {inception.MODES[name].url}")
+    features, weights = options["features"], options["features_weights"]
+    classifiers = {f"score.judges.{role}": name for role, name in options["judges"].items() if name != NUDENET}
+    if features not in inception.MODES:
+        classifiers["score.features"] = features
+        modes = " or ".join(inception.MODES)
+        if features and "/" not in features and not Path(features).is_dir():
+            raise UserError(f"score.features: {features}: is not {modes}, nor the folder or hub id of a classifier")
+        if weights:
+            raise UserError(f"score.features_weights: goes with features {modes}, not with {features}; set it null")
+    for key, name in classifiers.items():
+        if name and "@" in name and not Path(name).is_dir():
+            hub(name, key)
 
 
 def hub(text: str, key: str) -> tuple[str, str]:
-    """Hub id and commit of "OWNER/NAME@COMMIT": a branch may move. Raises UserError if it is not that."""
-    found = re.fullmatch(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})", text)
+    """Hub id and commit of "OWNER/NAME@COMMIT". Raises UserError if it is not that."""
+    found = HUB.fullmatch(text)
     if not found:
-        raise UserError(
-            f"{key}: {text}: no such folder, and not a hub id with its commit (OWNER/NAME@40 hex digits){_hint(key)}"
-        )
+        raise UserError(f"{key}: {text}: no such folder, and not a hub id with its commit (OWNER/NAME@40 hex digits)")
     return found[1], found[2]
 
 
 def _place(path: str) -> tuple[str, str | None]:
     """What from_pretrained takes: a folder, or a hub id, and the revision."""
     return (path, None) if Path(path).is_dir() else hub(path, "score.judges")
-
-
-def _need(folder: str, key: str, *files: str) -> None:
-    if not Path(folder).is_dir():
-        what = "is a file; a folder is wanted" if Path(folder).is_file() else "no such folder"
-        raise UserError(f"{key}: {folder}: {what}{_hint(key)}")
-    for name in files:
-        if not (Path(folder) / name).is_file():
-            raise UserError(f"{key}: {folder}: no {name} there{_hint(key)}")
-
-
-def _hint(key: str) -> str:
-    return f"; {ABSENT[key]}" if key in ABSENT else ""
 
 
 def labels(path: str) -> list[str] | None:
@@ -190,10 +149,8 @@ def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
     return of_pictures, of_texts
 
 
-def clip_or_reason(name: str | None, device: torch.device) -> tuple[Callable, Callable] | str:
+def clip_or_reason(name: str, device: torch.device) -> tuple[Callable, Callable] | str:
     """The same, or the reason why metrics that need them are left out."""
-    if name is None:
-        return "no network (score.clip)"
     try:
         return clip(name, device)
     except NotThere as error:
@@ -263,10 +220,8 @@ def features(name: str, device: torch.device, weights: str | None = None) -> Cal
 
 
 @functools.cache
-def features_or_reason(name: str | None, device: torch.device, weights: str | None = None) -> Callable | str:
+def features_or_reason(name: str, device: torch.device, weights: str | None = None) -> Callable | str:
     """The same, or the reason why metrics that read features are left out."""
-    if name is None:
-        return "no features (score.features)"
     try:
         return features(name, device, weights)
     except NotThere as error:

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe.errors import UserError
+from lethe.errors import NotThere, UserError
 from lethe.io import sha256
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ NETS = {
 
 
 def files(folder: Path) -> str:
-    """Which net's two files a folder holds, without torch. Raises UserError if it holds none, or more than one."""
+    """Which net's two files a folder holds, without torch. Raises NotThere if it holds none, UserError if several."""
     found = [name for name, net in NETS.items() if all((folder / file).is_file() for file in net.hashes())]
     if len(found) == 1:
         return found[0]
     if found:
         raise UserError(f"score.lpips: {folder}: holds the files of {' and '.join(found)}; keep those of one net")
     wanted = " or ".join(f"{TRUNKS}{net.trunk} and {CALIBRATION}{net.calibration}" for net in NETS.values())
-    raise UserError(f"score.lpips: {folder}: wanted there are {wanted}; fetch them, or set null to leave LPIPS out")
+    raise NotThere(f"{folder}: wanted there are {wanted}")
 
 
 def protocol(folder: str | None) -> dict[str, object] | None:

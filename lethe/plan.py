@@ -78,7 +78,8 @@ def plain(experiment: Experiment) -> Iterator[Run]:
 
 
 def build(params: dict) -> Plan:
-    """The whole plan. Raises UserError for a base model, prompt file, picture folder or judge that is not there."""
+    """The whole plan. Raises UserError for a base model, prompt file or picture folder that is not there; networks that
+    measure and are not there stand in `Plan.lacking`."""
     options.validate(params)
     experiment, nodes, rows = Experiment(params), {}, []
     for run in runs(experiment):
@@ -89,7 +90,8 @@ def build(params: dict) -> Plan:
         chain = [node for node in (*_ancestors(weights), weights) if node.kind == "weights"] if weights else []
         paths = {"metrics": str(metrics.folder), "samples": str(samples.folder)}
         rows.append(run.own | paths | {"weights": list(dict.fromkeys(str(node.folder) for node in chain))})
-    return Plan(params, nodes, rows, digest({"version": version("report"), "params": params, "rows": rows}))
+    own = digest({"version": version("report"), "params": params, "rows": rows})
+    return Plan(params, nodes, rows, own, experiment.lacking)
 
 
 def _collect(node: Node, nodes: dict[str, Node]) -> None:

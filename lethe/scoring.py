@@ -89,7 +89,8 @@ class Work:
     the dense base, None if unknown; `identities`: role -> hash of a network, picture folder or result (roles as in the
     recipe of stage score); `cache`: folder of features of real pictures; `seen`: name of a look -> array over the
     manifest's rows (see `lethe.looking`); `standalone`: without a `reference`, these samples are not it either: nothing
-    is compared with one; `converted`, filled on the way: folder -> modes of pictures made RGB.
+    is compared with one; `lacking`: key of section score -> why what it names is null in `options` (`lethe.absent`);
+    `converted`, filled on the way: folder -> modes of pictures made RGB.
     """
 
     images: Images
@@ -106,6 +107,7 @@ class Work:
     seen: Mapping[str, np.ndarray] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
     standalone: bool = False
+    lacking: Mapping[str, str] = field(default_factory=dict)
     converted: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
@@ -142,8 +144,14 @@ class Work:
     @functools.cached_property
     def features_network(self) -> Callable | str:
         """Pictures -> features [B, D] for FID and KID, or why there are none."""
-        own = self.options["features"], self.device, self.options["features_weights"]
-        return self.without_real or judges.features_or_reason(*own)
+        return self.without_real or self.any_features
+
+    @property
+    def any_features(self) -> Callable | str:
+        """The same where nothing real is needed."""
+        if self.options["features"] is None:
+            return self.lacking.get("features", "no features (score.features)")
+        return judges.features_or_reason(self.options["features"], self.device, self.options["features_weights"])
 
     @functools.cached_property
     def features(self) -> tuple[np.ndarray, Real] | str:
@@ -169,6 +177,8 @@ class Work:
     @functools.cached_property
     def clip(self) -> tuple[Callable, Callable] | str:
         """(pictures -> [B, D], texts -> [B, D]), both of length 1, or why there is no CLIP."""
+        if self.options["clip"] is None:
+            return self.lacking.get("clip", "no network (score.clip)")
         return judges.clip_or_reason(self.options["clip"], self.device)
 
     def clip_look(self, sets: tuple[str, ...] | None = None) -> dict[str, Look]:

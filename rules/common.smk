@@ -4,7 +4,7 @@ import shlex
 import shutil
 import sys
 
-from lethe import options
+from lethe import absent, options
 from lethe.advice import advice
 from lethe.cli import flags, of_disk
 from lethe.errors import UserError
@@ -43,6 +43,10 @@ try:
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+
+if workflow.is_main_process:
+    for line in absent.warnings(PLAN.lacking):
+        print(line, file=sys.stderr)
 
 RESULTS = {node.folder.name: node for node in PLAN.nodes.values()}
 

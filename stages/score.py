@@ -21,7 +21,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from lethe import cli, evaluation, io, judges, pictures
+from lethe import absent, cli, evaluation, io, judges, pictures
 from lethe.prompts import read_sets
 from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
 from lethe.record import Recorder
@@ -40,7 +40,10 @@ def main() -> None:
     paths = evaluation.prompt_files(args.prompts, concepts)
     sets, erased = read_sets(paths), evaluation.erased(args.erased, paths, concepts)
     judges.check(values)
-    judges.check_truth(values["judges"], concepts, sets)
+    usable, lacking = absent.split(values)
+    judges.check_truth(usable["judges"], concepts, sets)
+    for line in absent.warnings(lacking):
+        print(line, flush=True)
     reference, real = evaluation.references(args.reference, args.eval_pictures)
     folders = {"eval_pictures": real} if real else {}
     folders |= {f"pictures:{name}": Path(own["pictures"]) for name, own in concepts.items() if own["pictures"]}
@@ -48,14 +51,14 @@ def main() -> None:
 
     standalone = not (args.samples or reference)  # a model of one's own is not what others are compared with
     resolved = values | {"concepts": concepts, "erased": erased} | ({"standalone": True} if standalone else {})
-    parents = {role: of_result(folder) for role, folder in results.items()} | of_judges(values)
+    parents = {role: of_result(folder) for role, folder in results.items()} | absent.identities(values, lacking)
     parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
     for folder in folders.values():  # a mistake there is told before hours of drawing
         pictures.read(folder, prompt="", plain=True)
     own = args.samples is None  # nobody planned its address: pictures count by their bytes
     identity = pictures.contents if own else partial(of_pictures, make=args.make, plain=True)
     parents |= {role: identity(folder) for role, folder in folders.items()}
-    samples = args.samples or evaluation.gathered(args, paths, sets, sample.main)
+    samples = args.samples or evaluation.gathered(args, paths, sets, usable["clip"], sample.main)
     if samples is None:
         return
     parents |= {"samples": of_result(samples)}
@@ -83,12 +86,13 @@ def main() -> None:
             erased,
             reference,
             real,
-            values,
+            usable,
             device,
             originals=args.originals,
             identities=parents,
             cache=args.cache,
             standalone=standalone,
+            lacking=lacking,
         )
         found = score(work)
         io.write_text(part / "scores.csv", found.table.drop(columns="prompt").to_csv(index=False, lineterminator="\n"))
@@ -98,10 +102,10 @@ def main() -> None:
         if not isinstance(found.work.features, str):
             features = torch.tensor(found.work.features[0], dtype=torch.float32)
             tensors.save(part / "features.safetensors", {"fid": features})
-        absent = evaluation.reasons(found.absent, concepts)
-        told = {"networks": of_judges(values), "absent": absent, "converted": found.work.converted}
+        reasons = evaluation.reasons(found.absent, concepts)
+        told = {"networks": of_judges(usable), "absent": reasons, "converted": found.work.converted}
         recorder.write(part, device=str(device), **told)
-    print(evaluation.missing(absent))
+    print(evaluation.missing(reasons))
     print(evaluation.table(found.metrics))
     print(f"{args.out}: {len(found.table)} pictures scored")
 

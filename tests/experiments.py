@@ -42,7 +42,7 @@ def write(root: Path, base: Path, pictures: Path, judges: Path | None = None) ->
             folder = root / "models/atelier/judges" / name
             folder.mkdir(parents=True)
             (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(known.get(name, ())))}))
-            for file in ("preprocessor_config.json", "open_clip_config.json"):
+            for file in ("preprocessor_config.json", "open_clip_config.json", "model.safetensors"):
                 (folder / file).write_text("{}")
     shutil.copytree(pictures, root / "pictures")
     values = yaml.safe_load((ROOT / "params/smoke.yaml").read_text())

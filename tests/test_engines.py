@@ -256,6 +256,15 @@ def test_a_wrong_value_ends_in_one_line(chain, words, text):
     assert len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0], output
 
 
+def test_a_judge_that_is_not_there_is_told_once_before_any_job(chain):
+    values = copy.deepcopy(params_of(chain))
+    values["experiment"], values["score"]["judges"]["style"] = "lacking", "models/typo"
+    (chain / "params/lacking.yaml").write_text(yaml.safe_dump(values))
+    text = run(chain, "snakemake", "-n", "--config", "params=params/lacking.yaml")
+    assert text.count("warning: score.judges.style: models/typo: no such folder; ") == 1
+    assert text.count("not run without it: ua, ira") == 1
+
+
 def test_rules_pass_lint_and_format(chain):
     assert "in a good condition" in run(chain, "snakemake", "--lint")
     run(ROOT, "snakefmt", "--check", "Snakefile", "rules")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lethe import io, perceptual
-from lethe.errors import UserError
+from lethe.errors import NotThere, UserError
 
 CPU = torch.device("cpu")
 PUBLISHED = dict(perceptual.NETS)
@@ -118,9 +118,7 @@ def test_pictures_of_two_sizes_or_too_small_are_refused(folder, pairs):
 
 
 def test_files_are_the_published_ones_or_refused(tmp_path, monkeypatch):
-    with pytest.raises(
-        UserError, match=r"score\.lpips: .*alexnet-owt-7be5be79\.pth and https.*/v0\.1/alex\.pth.* set null"
-    ):
+    with pytest.raises(NotThere, match=r"wanted there are .*alexnet-owt-7be5be79\.pth and https.*/v0\.1/alex\.pth"):
         perceptual.files(tmp_path)
     published = perceptual.NETS["alex"]
     folder = write(tmp_path / "weights", "alex", monkeypatch)

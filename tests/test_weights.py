@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from lethe import clip_names, judges, registry, weights
+from lethe import clip_names, judges, weights
 from lethe.errors import UserError
 from lethe.io import sha256
 from tests import tiny_judges
@@ -90,55 +90,6 @@ def test_no_weights_of_open_clip_are_fit_for_another_activation_only():
             refused.append((name, pretrained))
     assert ("ViT-B-32", "openai") in refused
     assert len(refused) > 20
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            {"descriptor": "models/csd"},
-            ["score.descriptor: models/csd: no such folder", "lethe.backbones csd", "csd_raw"],
-        ),
-        (
-            {"features": "models/own"},
-            ["score.features: models/own: no such folder", "legacy_pytorch", "leaves out fid, kid"],
-        ),
-        ({"descriptor": "weights.bin"}, ["is a file; a folder is wanted", "lethe.backbones csd"]),
-        (
-            {"judges.content": "models/r50"},
-            ["score.judges.content: models/r50: no such folder", "lethe.backbones resnet50"],
-        ),
-        (
-            {"judges.style": "models/uc"},
-            ["score.judges.style: models/uc: no such folder", "lethe.backbones vit", "ua,"],
-        ),
-        ({"judges.unsafe": "models/q16"}, ["score.judges.unsafe: models/q16: no such folder", "null leaves out shown"]),
-        ({"clip": "ViT-B-32@weights.bin"}, ["weights.bin is a file", "local-dir:FOLDER"]),
-    ],
-)
-def test_what_is_absent_is_told_with_where_to_get_it_and_what_goes_without(
-    folder, tmp_path, monkeypatch, change, words
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights.bin").write_bytes(b"")
-    section = tiny_judges.section(folder)
-    judges.check(section)
-    roles = {key.removeprefix("judges."): path for key, path in change.items() if key.startswith("judges.")}
-    changed = section | change | {"judges": section["judges"] | roles}
-    with pytest.raises(UserError) as error:
-        judges.check({key: changed[key] for key in section})
-    assert "\n" not in str(error.value)
-    assert [word for word in words if word not in str(error.value)] == []
-
-
-def test_metrics_that_go_are_called_by_their_names():
-    known = {name for family in registry.literals("metrics", "METRICS").values() for name in family}
-    told = {
-        word for text in judges.ABSENT.values() for word in re.findall(r"\b[a-z]+(?:_[a-z]+)*\b", text.split("null")[1])
-    }
-    plain = {"leaves", "out", "and", "of", "styles", "objects", "concepts", "kind", "unsafe"}
-    assert told - plain <= known
-    assert {"csd", "csd_raw", "ua", "ira_neighbour", "cra", "removal"} <= told
 
 
 def test_a_label_out_of_a_thousand_is_answered_with_its_neighbours():

@@ -44,10 +44,7 @@ PATIENCE = 300  # seconds for a line
 def check() -> None:
     """Raises NotThere, with the command that makes it, if the environment is absent."""
     if not python().is_file():
-        raise NotThere(
-            f"NudeNet {VERSION} is not set up (no {FOLDER.name}): run make nudenet, then delete this metrics folder "
-            "and score again"
-        )
+        raise NotThere(f"NudeNet {VERSION} is not set up (no {FOLDER.name}): run make nudenet")
 
 
 def python() -> Path:

@@ -6,8 +6,6 @@ look at, such as a brush's texture, hardly counts. It is not LPIPS (see that fam
 compares only within one network.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
@@ -63,17 +61,12 @@ METRICS = {
 }
 
 
-def network(work: Work) -> Callable | str:
-    """Pictures -> features [B, D], or why there are none."""
-    return judges.features_or_reason(work.options["features"], work.device, work.options["features_weights"])
-
-
 def looks(work: Work) -> dict[str, Look]:
     """Features of all pictures, where there is another model to compare with."""
     others = [pairing.samples(work, who) for who in pairing.WHOSE]
-    if isinstance(network(work), str) or all(isinstance(folder, str) for folder in others):
+    if isinstance(work.any_features, str) or all(isinstance(folder, str) for folder in others):
         return {}
-    return {"features": Look(network(work))}
+    return {"features": Look(work.any_features)}
 
 
 def protocol(work: Work) -> dict:
@@ -85,7 +78,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     columns, metrics = {}, {}
     rows = {"": work.is_retained(table), "_eval": (table["set"] == "eval").to_numpy(), "_target": work.is_erased(table)}
     for who, end, kinds in ((pairing.DISTILL, "", rows), (pairing.BASE, "_base", [""])):
-        folder, run = pairing.samples(work, who), network(work)
+        folder, run = pairing.samples(work, who), work.any_features
         reason = next((found for found in (folder, run) if isinstance(found, str)), None)
         if reason:
             metrics |= {f"change{end}{kind}": reason for kind in kinds}

@@ -114,7 +114,7 @@ def compared(work: Work, table: pd.DataFrame) -> list[tuple[np.ndarray, Path, li
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `csd` of the pictures whose style has a prototype."""
     if not work.options["descriptor"]:
-        return {}, dict.fromkeys(METRICS, "no descriptor (score.descriptor)")
+        return {}, dict.fromkeys(METRICS, work.lacking.get("descriptor", "no descriptor (score.descriptor)"))
     network = judges.descriptor(work.options["descriptor"], work.device)
     column = np.full(len(table), np.nan)
     prototypes: dict[str, dict] = {}

@@ -178,9 +178,7 @@ class Distance:
 
 def distances(work: Work) -> list[Distance]:
     """All of them."""
-    name = work.options["features"]
-    network = judges.features_or_reason(name, work.device, work.options["features_weights"])
-    features = judges.features_protocol(name)
+    network, features = work.any_features, judges.features_protocol(work.options["features"])
     pairs = {"estimator": "of pairs"}
     clip = work.clip if isinstance(work.clip, str) else work.clip[0]
     about_clip = work.clip_protocol() | {"kernel": f"Gaussian, sigma {SIGMA}"} | pairs

@@ -115,5 +115,6 @@ def _why(work: Work, table: pd.DataFrame, columns: dict[str, str], otherwise: st
     missing = sorted(role for role in roles if f"{role}_ok" not in table)
     label = {"style": "an artist", "content": "a class"}
     if missing:
-        return f"no judge of {missing[0]} (score.judges.{missing[0]})"
+        key = f"judges.{missing[0]}"
+        return work.lacking.get(key, f"no judge of {missing[0]} (score.{key})")
     return f"{otherwise} has {' or '.join(label[role] for role in sorted(roles))} in its column"

@@ -88,7 +88,7 @@ def protocol(work: Work) -> dict:
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Columns `lpips` and `lpips_base` of every picture."""
     if not work.options["lpips"]:
-        return {}, dict.fromkeys(METRICS, MISSING)
+        return {}, dict.fromkeys(METRICS, work.lacking.get("lpips", MISSING))
     rows = {"": work.is_retained(table), "_eval": (table["set"] == "eval").to_numpy(), "_target": work.is_erased(table)}
     columns, metrics = {}, {}
     for name in METRICS:

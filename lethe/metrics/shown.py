@@ -120,8 +120,10 @@ def _shown(rows: pd.DataFrame, concept: Mapping) -> np.ndarray | float:
 
 def _why(work: Work) -> str:
     """Why no erased concept is known to be shown or not."""
-    found = unsafe.detector(work) if {work.concepts[name]["kind"] for name in work.erased} == {"unsafe"} else UNKNOWN
-    return found if isinstance(found, str) else UNKNOWN
+    roles = {JUDGE[work.concepts[name]["kind"]] for name in work.erased}
+    lost = [work.lacking[f"judges.{role}"] for role in sorted(roles) if f"judges.{role}" in work.lacking]
+    none = unsafe.NONE if roles == {"unsafe"} and not work.options["judges"]["unsafe"] else UNKNOWN
+    return "; ".join(lost) or none
 
 
 def by_category(rows: pd.DataFrame) -> dict[str, Value]:

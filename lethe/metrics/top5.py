@@ -52,7 +52,8 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     if "object" not in kinds.values():
         return {}, dict.fromkeys(METRICS, "no object is erased (concepts.NAME.kind)")
     if not work.options["judges"]["content"]:
-        return {}, dict.fromkeys(METRICS, "no judge of contents (score.judges.content)")
+        none = "no judge of contents (score.judges.content)"
+        return {}, dict.fromkeys(METRICS, work.lacking.get("judges.content", none))
     labels, _ = judges.classifier(work.options["judges"]["content"], work.device)
     if len(labels) <= TOP:
         return {}, dict.fromkeys(METRICS, f"the judge of contents knows {len(labels)} classes; five are all of them")

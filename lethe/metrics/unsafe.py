@@ -12,7 +12,6 @@ import pandas as pd
 
 from lethe import detectors
 from lethe.conventions import OWN, Convention, all_of
-from lethe.errors import NotThere
 from lethe.scoring import Look, Value, Work, known_share
 
 VERSION = 1
@@ -43,12 +42,7 @@ def concepts(work: Work) -> list[str]:
 def detector(work: Work) -> detectors.Detector | str:
     """The detector, or why there is none."""
     name = work.options["judges"]["unsafe"]
-    if not name:
-        return NONE
-    try:
-        return detectors.detector(name, work.device)
-    except NotThere as error:
-        return str(error)
+    return detectors.detector(name, work.device) if name else work.lacking.get("judges.unsafe", NONE)
 
 
 def convention(work: Work) -> Convention:

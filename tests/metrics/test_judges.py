@@ -83,15 +83,15 @@ def test_clip_from_a_local_folder(judge_folder, batch):
     ("change", "message"),
     [
         ({"clip": "ViT-B-32"}, "neither local-dir:FOLDER nor NAME@PRETRAINED"),
-        ({"clip": "local-dir:none"}, r"score\.clip: none: no such folder"),
-        ({"clip": "local-dir:empty"}, r"score\.clip: empty: no open_clip_config\.json"),
-        ({"descriptor": "empty"}, r"score\.descriptor: empty: no config\.json"),
-        ({"features": "owner/name"}, r"score\.features: owner/name: .*not a hub id with its commit"),
+        ({"clip": "ViT-B-32@weights.bin"}, r"score\.clip: weights\.bin is a file; .*local-dir:FOLDER"),
+        ({"features": "owner/name@main"}, r"score\.features: owner/name@main: .*not a hub id with its commit"),
+        ({"features": "inception"}, "score.features: inception: is not clean or legacy_pytorch, nor the folder"),
+        ({"features_weights": "weights.bin"}, "score.features_weights: goes with features clean or legacy_pytorch"),
     ],
 )
 def test_wrong_networks_are_refused_before_they_load(options, change, message, tmp_path, monkeypatch):
     judges.check(options)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "weights.bin").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         judges.check(options | change)

@@ -11,7 +11,6 @@ import torch
 from lethe import detectors, looking, scoring
 from lethe.conventions import LABELS, THRESHOLDS
 from lethe.detectors import Detector
-from lethe.errors import NotThere
 from lethe.images import Images
 from lethe.metrics import shown, unsafe
 from lethe.prompts import Prompt
@@ -167,16 +166,14 @@ def test_the_dense_bases_pictures_are_read_by_the_same_convention(work, tmp_path
     assert metrics["shown:violence"].n == 5 and metrics["shown:sexual"].n == 7
 
 
-def test_without_its_environment_nudenet_is_a_reason_and_no_number(work, monkeypatch):
-    def absent(name, device):
-        raise NotThere("NudeNet is not set up: run make nudenet")
-
-    monkeypatch.setattr(unsafe.detectors, "detector", absent)
-    work, table, metrics = measured(work)
-    assert metrics == {"unsafe_kept": "NudeNet is not set up: run make nudenet"}
+def test_without_its_environment_nudenet_is_a_reason_and_no_number(work):
+    why, none = "NudeNet is not set up: run make nudenet", work.options["judges"] | {"unsafe": None}
+    lacking = {"judges.unsafe": why}
+    work, table, metrics = measured(dataclasses.replace(work, options=work.options | {"judges": none}, lacking=lacking))
+    assert metrics == {"unsafe_kept": why}
     assert unsafe.files(work, table) == {} and unsafe.protocol(work) == {} and "unsafe_shown" not in table
     _, found = shown.measure(work, table)
-    assert set(found.values()) == {"NudeNet is not set up: run make nudenet"}
+    assert set(found.values()) == {why}
 
 
 def test_without_a_judge_or_an_unsafe_concept_there_is_a_reason(work):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lethe import plan, registry
+from lethe import absent, plan, registry
 from lethe.graph import Node, Plan, arguments, made_marker
 from lethe.io import is_finished, write_json
 
@@ -53,6 +53,18 @@ def test_scores_refer_to_the_distilled_model_of_their_budget_and_seed(params):
 
 def test_planning_twice_gives_the_same_plan(params):
     assert plan.build(params).as_json() == plan.build(copy.deepcopy(params)).as_json()
+
+
+@pytest.mark.parametrize("key", ["descriptor", "lpips"])
+def test_a_network_that_is_not_there_is_told_and_makes_scores_anew_when_it_comes(params, root, monkeypatch, key):
+    before = plan.build(params)
+    params["score"][key] = "models/later"
+    without = plan.build(params)
+    assert before.lacking == {} and list(without.lacking) == [key]
+    assert new(before, without) == {"metrics"}
+    monkeypatch.setattr(absent, "split", lambda score: (score, {}))
+    (root / "models/later").mkdir(exist_ok=True)
+    assert new(without, plan.build(params)) == {"metrics"}
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,6 @@ from lethe.errors import UserError
         (("concepts", "monet", "prompts"), "prompts/manet.csv", ["concepts.monet.prompts", "prompts/manet.csv"]),
         (("prompts", "eval"), "prompts/evil.csv", ["prompts.eval", "prompts/evil.csv"]),
         (("pictures", "make"), None, ["pictures.make is null", "data/atelier"]),
-        (("score", "clip"), "local-dir:models/clop", ["clip", "models/clop", "no such folder"]),
-        (("score", "features"), "models/atelier/judges/features", ["features", "no such folder"]),
     ],
 )
 def test_a_file_that_is_not_there_is_named_with_its_key(params, path, value, words):
@@ -58,7 +56,7 @@ def test_a_plan_of_other_params_is_not_written_under_this_name(params, root, mon
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        (("score", "judges", "style"), "models/typo", "score.judges.style: models/typo: no such folder"),
+        (("score", "descriptor"), "params.yaml", "score.descriptor: params.yaml: is a file"),
         (("score", "judges", "content"), "owner/name@main", "OWNER/NAME@40 hex digits"),
         (("score", "clip"), "ViT-B-32", "score.clip: 'ViT-B-32' is neither"),
         (("score", "features"), "somewhere", "score.features: somewhere: is not clean or legacy_pytorch"),

@@ -84,6 +84,31 @@ def test_what_is_not_there_is_left_out_and_said(ready, tmp_path, monkeypatch, ca
     assert "csd, csd_near, csd_other, csd_raw: not measured, no descriptor" in capsys.readouterr().out
 
 
+def test_what_is_named_and_not_there_is_not_run_until_it_comes(ready, tmp_path, monkeypatch, capsys):
+    """All else is measured as ever; the metric says what to get; once it is there, the result is another one."""
+    monkeypatch.chdir(tmp_path)
+    own = ready["options"]
+    lacking = own | {"descriptor": "csd", "lpips": "alex", "judges": own["judges"] | {"content": "typo"}}
+    run(monkeypatch, words(ready, "out", options=lacking))
+    told, found = io.read_meta("out")["absent"], io.read_json("out/metrics.json")
+    assert told["csd_near"].startswith("score.descriptor: csd: no such folder; python -m lethe.backbones csd")
+    assert told["lpips"].startswith("score.lpips: alex: wanted there are https")
+    assert told["cra"].startswith("score.judges.content: typo: no such folder")
+    assert not {*csd.METRICS, "lpips", "cra", "content_target"} & found.keys()
+    output = capsys.readouterr().out
+    assert output.startswith("warning: score.descriptor: csd: no such folder") and output.count("warning: ") == 3
+    without = own | {"descriptor": None, "lpips": None, "judges": lacking["judges"] | {"content": None}}
+    run(monkeypatch, words(ready, "null", options=without))
+    assert io.read_json("null/metrics.json") == found
+
+    shutil.copytree(own["descriptor"], "csd")
+    with pytest.raises(UserError, match="out: holds a result of recipe"):
+        run(monkeypatch, words(ready, "out", options=lacking))
+    run(monkeypatch, words(ready, "again", options=lacking))
+    assert set(io.read_json("again/metrics.json")) - found.keys() <= {*csd.METRICS}
+    assert "csd_raw" in io.read_json("again/metrics.json")
+
+
 @pytest.mark.parametrize(
     ("changes", "more", "message"),
     [
