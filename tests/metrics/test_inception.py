@@ -129,7 +129,6 @@ def test_without_a_network_the_reason_says_where_from_and_where_to(published, cl
     assert not list((tmp_path / "cache" / "hub" / "checkpoints").iterdir())
     with pytest.raises(NotThere):
         judges.features("clean", CPU)
-    assert judges.features_or_reason(None, CPU) == "no features (score.features)"
 
 
 def test_another_file_than_the_published_one_is_neither_kept_nor_opened(published, clean_file, tmp_path):
@@ -161,10 +160,6 @@ def test_a_file_of_another_form_is_told_in_one_line(published, tmp_path):
         (
             {"features_weights": "some.pt"},
             "goes with features clean or legacy_pytorch, not with .*content; set it null",
-        ),
-        (
-            {"features": "clean", "features_weights": "none.pt"},
-            r"features_weights: none\.pt: no such file; get it from",
         ),
     ],
 )

@@ -85,8 +85,6 @@ def test_clip_from_a_local_folder(judge_folder, batch):
         ({"clip": "ViT-B-32"}, "neither local-dir:FOLDER nor NAME@PRETRAINED"),
         ({"clip": "ViT-B-32@weights.bin"}, r"score\.clip: weights\.bin is a file; .*local-dir:FOLDER"),
         ({"features": "owner/name@main"}, r"score\.features: owner/name@main: .*not a hub id with its commit"),
-        ({"features": "inception"}, "score.features: inception: is not clean or legacy_pytorch, nor the folder"),
-        ({"features_weights": "weights.bin"}, "score.features_weights: goes with features clean or legacy_pytorch"),
     ],
 )
 def test_wrong_networks_are_refused_before_they_load(options, change, message, tmp_path, monkeypatch):
@@ -109,8 +107,8 @@ def test_a_damaged_judge_is_told_in_one_line(judge_folder, tmp_path, options):
     with pytest.raises(UserError, match="cannot load it"):
         judges.classifier(str(folder), CPU)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match=r"score\.features: .*no preprocessor_config\.json"):
-        judges.check(options | {"features": str(folder)})
+    with pytest.raises(UserError, match=r"cannot load its preprocessor_config\.json"):
+        judges._preprocessing(str(folder), CPU)
     (folder / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     with pytest.raises(UserError, match="no id2label"):
         judges.labels(str(folder))
