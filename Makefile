@@ -28,7 +28,7 @@ tables: setup
 	PYTHONPATH=rules snakemake --cores $(CORES) --logger lethe --config params=$(EXPERIMENT)
 
 status: setup
-	@python -m lethe.status $(EXPERIMENT)
+	@python -m lethe.experiment.status $(EXPERIMENT)
 
 test: setup
 	@python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -43,7 +43,7 @@ lint: setup
 	snakemake --lint
 
 gc: setup
-	@python -m lethe.collect $(EXPERIMENT) $(if $(DRY_RUN),--dry-run)
+	@python -m lethe.experiment.collect $(EXPERIMENT) $(if $(DRY_RUN),--dry-run)
 
 nudenet: setup
 	@bash envs/nudenet.sh

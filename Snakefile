@@ -1,4 +1,4 @@
-# The one graph of an experiment. What it consists of is planned by lethe/plan.py from the params file; the rules say how
+# The one graph of an experiment. What it consists of is planned by lethe/experiment/plan.py from the params file; the rules say how
 # each kind of result is made and what it needs. Another experiment: snakemake --cores 2 --config params=params/own.yaml
 from snakemake.utils import min_version
 

@@ -4,13 +4,14 @@ import shlex
 import shutil
 import sys
 
-from lethe import absent, options
-from lethe.advice import advice
-from lethe.cli import flags, of_disk
-from lethe.errors import UserError
-from lethe.graph import arguments, made_marker
-from lethe.io import check_place
-from lethe.plan import build
+from lethe.experiment import absent
+from lethe.params import options
+from lethe.experiment.advice import advice
+from lethe.stage.cli import flags, of_disk
+from lethe.files.errors import UserError
+from lethe.experiment.graph import arguments, made_marker
+from lethe.files.io import check_place
+from lethe.experiment.plan import build
 
 
 report: "../reports/captions/workflow.rst"

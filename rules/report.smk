@@ -13,7 +13,7 @@ rule plan:
     params:
         file=PARAMS_FILE,
     shell:
-        "python -m lethe.plan {params.file} --out {output} > {log} 2>&1"
+        "python -m lethe.experiment.plan {params.file} --out {output} > {log} 2>&1"
 
 
 rule report:

@@ -16,14 +16,18 @@ A run that was stopped goes on from what the attack has kept when the same comma
 import argparse
 from pathlib import Path
 
-from lethe import cli, io, models, registry
-from lethe.errors import UserError
-from lethe.images import MANIFEST, TAR, write_manifest, write_tar
-from lethe.prompts import Prompt, chosen, read_sets
-from lethe.recipe import of_file, of_model, of_result, recipe
-from lethe.record import Budget, Recorder
-from lethe.reuse import settled
-from stages.erase import read_concepts, read_needs
+from lethe.erasing.inputs import read_concepts, read_needs
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.files.images import MANIFEST, TAR, write_manifest, write_tar
+from lethe.models import pipelines
+from lethe.params import registry
+from lethe.params.recipe import of_file, of_model, of_result, recipe
+from lethe.stage import cli
+from lethe.stage.record import Budget, Recorder
+from lethe.stage.reuse import settled
+from lethe.texts.prompts import chosen, read_sets
+from lethe.texts.rows import Prompt
 
 VERSION = 1
 FACTS = "attack.csv"
@@ -37,8 +41,8 @@ def main() -> None:
     concepts = read_concepts(args.concepts)
     files = cli.named_paths(args.prompts, "--prompts")
     rows = read_rows(files, concepts, args.each)
-    models.check_base(args.base, args.revision)
-    models.check_resolution(args.base, args.resolution)
+    pipelines.check_base(args.base, args.revision)
+    pipelines.check_resolution(args.base, args.resolution)
     folders = ({"model": args.model} if args.model else {}) | read_folders(
         name, registry.needs(*plugin, values), concepts, args
     )
@@ -61,19 +65,20 @@ def main() -> None:
     device = cli.device(args)
     import torch
 
-    from lethe import attacking, loop
-    from lethe.sampling import Settings
+    from lethe.attacking import victims
+    from lethe.drawing.sampling import Settings
+    from lethe.training import loop
 
-    victim = attacking.prepare(
+    victim = victims.prepare(
         args.base, args.revision, folders, args.resolution, device, concepts, rows, Settings(**sample)
     )
     keeping, budget = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds), Budget()
     found = registry.get("attacks", name).attack(victim, values, args.seed, keeping, budget)
     with io.result_folder(args.out) as part:
-        entries, members = attacking.draw(victim, found, torch.get_num_threads())
+        entries, members = victims.draw(victim, found, torch.get_num_threads())
         write_tar(part / TAR, members)
         write_manifest(part / MANIFEST, entries)
-        io.write_text(part / FACTS, attacking.facts(victim, found))
+        io.write_text(part / FACTS, victims.facts(victim, found))
         if found.progress:
             io.write_text(part / loop.LOG, loop.log_text(found.progress.rows))
             recorder.started -= found.progress.seconds

@@ -11,12 +11,15 @@ A run that was stopped goes on from its last checkpoint when the same command is
 from dataclasses import asdict
 from pathlib import Path
 
-from lethe import cli, guidance, models, registry
-from lethe.io import result_folder, write_text
-from lethe.options import check_losses, check_rounds
-from lethe.recipe import of_model, of_result, recipe
-from lethe.record import Budget, Recorder
-from lethe.reuse import settled
+from lethe.erasing import guidance
+from lethe.files.io import result_folder, write_text
+from lethe.models import pipelines
+from lethe.params import registry
+from lethe.params.options import check_losses, check_rounds
+from lethe.params.recipe import of_model, of_result, recipe
+from lethe.stage import cli
+from lethe.stage.record import Budget, Recorder
+from lethe.stage.reuse import settled
 
 VERSION = 2
 
@@ -38,7 +41,7 @@ def main() -> None:
     check_losses(values)
     check_rounds(values, values)
     options = {"seed": args.seed, **values}
-    models.check_base(args.base, args.revision)
+    pipelines.check_base(args.base, args.revision)
     guidance.check_unet_alone(args.pruned, "--pruned")
     named = cli.named_paths(args.concepts, "--concepts")
     concepts = {name: named[name] for name in sorted(named)}  # their order is no part of the recipe
@@ -53,7 +56,7 @@ def main() -> None:
 
     recorder = Recorder("bilevel", VERSION, mine, options, {"base": Path(args.base), **folders})
     device = cli.device(args)
-    from lethe import finetune, loop, upper_sources
+    from lethe.training import finetune, loop, upper_sources
 
     budgets = {"lower": Budget(), "upper": Budget()}
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
@@ -67,7 +70,7 @@ def main() -> None:
     progress = loop.run(training, values["steps"], keeping, budgets, values["ema"])
     recorder.started -= progress.seconds
     with result_folder(args.out) as part:
-        models.save_unet(setting.student, models.read_pruning(args.pruned), part)
+        pipelines.save_unet(setting.student, pipelines.read_pruning(args.pruned), part)
         write_text(part / loop.LOG, loop.log_text(progress.rows))
         levels = {name: asdict(budget) for name, budget in budgets.items()}
         recorder.write(part, budget=budgets["lower"] + budgets["upper"], device=str(device), levels=levels)

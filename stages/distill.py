@@ -9,12 +9,14 @@ A run that was stopped goes on from its last checkpoint when the same command is
 
 from pathlib import Path
 
-from lethe import cli, guidance, models
-from lethe.io import result_folder, write_text
-from lethe.options import check_losses
-from lethe.recipe import of_model, of_result, recipe
-from lethe.record import Budget, Recorder
-from lethe.reuse import settled
+from lethe.erasing import guidance
+from lethe.files.io import result_folder, write_text
+from lethe.models import pipelines
+from lethe.params.options import check_losses
+from lethe.params.recipe import of_model, of_result, recipe
+from lethe.stage import cli
+from lethe.stage.record import Budget, Recorder
+from lethe.stage.reuse import settled
 
 VERSION = 1
 
@@ -35,7 +37,7 @@ def main() -> None:
     values = cli.section_values(args, "distill")
     check_losses(values)
     options = {"seed": args.seed, **values}
-    models.check_base(args.base, args.revision)
+    pipelines.check_base(args.base, args.revision)
     guidance.check_unet_alone(args.pruned, "--pruned")
     if args.teacher:
         guidance.check_unet_alone(args.teacher, "--teacher")
@@ -50,7 +52,7 @@ def main() -> None:
 
     recorder = Recorder("distill", VERSION, mine, options, {"base": Path(args.base), **folders})
     device = cli.device(args)
-    from lethe import finetune, loop
+    from lethe.training import finetune, loop
 
     budget = Budget()
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
@@ -60,7 +62,7 @@ def main() -> None:
     progress = loop.run(training, values["steps"], keeping, {"total": budget}, values["ema"])
     recorder.started -= progress.seconds
     with result_folder(args.out) as part:
-        models.save_unet(setting.student, models.read_pruning(args.pruned), part)
+        pipelines.save_unet(setting.student, pipelines.read_pruning(args.pruned), part)
         write_text(part / loop.LOG, loop.log_text(progress.rows))
         recorder.write(part, budget=budget, device=str(device))
     loop.forget(keeping)

@@ -13,12 +13,14 @@ Out: latents.safetensors (mean and std of the VAE's posterior), captions.safeten
 
 from pathlib import Path
 
-from lethe import cli, models, pictures
-from lethe.errors import UserError
-from lethe.io import result_folder
-from lethe.recipe import of_model, of_pictures, recipe
-from lethe.record import Recorder
-from lethe.reuse import settled
+from lethe.files.errors import UserError
+from lethe.files.io import result_folder
+from lethe.models import pipelines
+from lethe.params.recipe import of_model, of_pictures, recipe
+from lethe.stage import cli
+from lethe.stage.record import Recorder
+from lethe.stage.reuse import settled
+from lethe.training import pictures
 
 VERSION = 2
 
@@ -37,8 +39,8 @@ def main() -> None:
     values = cli.section_values(args, "encode")
     options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt, "anchor": args.anchor}
     check_anchor(args.prompt, args.anchor)
-    models.check_base(args.base, args.revision)
-    models.check_resolution(args.base, args.resolution)
+    pipelines.check_base(args.base, args.revision)
+    pipelines.check_resolution(args.base, args.resolution)
     parents = {"base": of_model(args.base, args.revision), "pictures": of_pictures(args.pictures, args.make)}
     mine = recipe("encode", VERSION, options, parents)
     if settled(args.out, mine, args.dry_run):
@@ -51,9 +53,9 @@ def main() -> None:
 
     recorder = Recorder("encode", VERSION, mine, options, {"base": Path(args.base), "pictures": args.pictures})
     device = cli.device(args)
-    from lethe import data
+    from lethe.training import data
 
-    base = models.load_base(args.base, args.revision, ["vae", "tokenizer", "text_encoder"])
+    base = pipelines.load_base(args.base, args.revision, ["vae", "tokenizer", "text_encoder"])
     resolution = options["resolution"] or data.own_resolution(args.base, args.revision, base.vae)
     base.vae.to(device)
     base.text_encoder.to(device)

@@ -10,10 +10,10 @@ import argparse
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from lethe import cli
 from lethe.atelier.recipe import VERSION, Recipe
-from lethe.errors import UserError
-from lethe.io import digest, read_json
+from lethe.files.errors import UserError
+from lethe.files.io import digest, read_json
+from lethe.stage import cli
 
 
 def main() -> None:

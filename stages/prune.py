@@ -2,7 +2,7 @@
 
 In: a StableDiffusionPipeline folder or hub id, or a dense U-Net made from it (--model), such as one that forgot.
 Some pruners also look at encoded pictures (--data); they say so.
-Out: unet/ (config.json, diffusion_pytorch_model.safetensors, pruning.json: what was kept) and meta.json with macs,
+Out: unet/ (config.json, diffusion_pytorch_model.safetensors, narrowing.json: what was kept) and meta.json with macs,
 params and latency_ms, dense and kept. --list shows what any pruned weights folder kept, layer by layer.
 
     python -m stages.prune --base models/atelier/pipeline --budget 0.8 --params params.yaml --out results/own/pruned
@@ -12,11 +12,15 @@ params and latency_ms, dense and kept. --list shows what any pruned weights fold
 from collections.abc import Iterator
 from pathlib import Path
 
-from lethe import cli, guidance, io, models, registry
-from lethe.errors import UserError
-from lethe.recipe import of_folder, of_model, of_result, recipe
-from lethe.record import Recorder
-from lethe.reuse import settled
+from lethe.erasing import guidance
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.models import pipelines
+from lethe.params import registry
+from lethe.params.recipe import of_folder, of_model, of_result, recipe
+from lethe.stage import cli
+from lethe.stage.record import Recorder
+from lethe.stage.reuse import settled
 
 VERSION = 2
 
@@ -43,10 +47,10 @@ def main() -> None:
         raise UserError(
             f"--budget: {args.budget} is not between 0 and 1 (the fraction of the dense model's MACs to keep)"
         )
-    models.check_base(args.base, args.revision)
-    models.check_resolution(args.base, args.resolution)
+    pipelines.check_base(args.base, args.revision)
+    pipelines.check_resolution(args.base, args.resolution)
     folders = read_needs(values, args.data) | ({"model": args.model} if args.model else {})
-    if args.model and models.read_pruning(args.model):
+    if args.model and pipelines.read_pruning(args.model):
         raise UserError(f"--model: {args.model} is pruned already; give dense weights, or leave --model out")
     if args.model:
         guidance.check_unet_alone(args.model, "--model")
@@ -84,20 +88,21 @@ def run(args: object, values: dict, folders: dict[str, Path], recorder: Recorder
     """The work itself, once all has been checked that can be without torch."""
     import copy
 
-    from lethe import latency, pruning
+    from lethe.drawing import latency
+    from lethe.pruning import narrowing
 
     device = cli.device(args)
-    base = models.load_base(args.base, args.revision, ["unet", "vae", "scheduler"])
-    dense = (models.load_unet(args.model).requires_grad_(False) if args.model else base.unet).to(device)
-    size = (models.latent_shape(dense, base.vae, args.resolution), models.text_length(args.base, args.revision))
+    base = pipelines.load_base(args.base, args.revision, ["unet", "vae", "scheduler"])
+    dense = (pipelines.load_unet(args.model).requires_grad_(False) if args.model else base.unet).to(device)
+    size = (pipelines.latent_shape(dense, base.vae, args.resolution), pipelines.text_length(args.base, args.revision))
     shared = {key: values[key] for key in ("keep_least", "tolerance")}
     own = {key: value for key, value in values.items() if key not in ("pruner", *shared)}
     calibration = calibrate(folders["data"], base, dense, size[0], device) if "data" in folders else None
-    goal = pruning.Goal(args.budget, *size, **shared, options=own, calibration=calibration)
-    unet, found = pruning.prune(copy.deepcopy(dense), values["pruner"], goal)
+    goal = narrowing.Goal(args.budget, *size, **shared, options=own, calibration=calibration)
+    unet, found = narrowing.prune(copy.deepcopy(dense), values["pruner"], goal)
     times = latency.compare({"dense": dense, "kept": unet}, *size, device)
     with io.result_folder(args.out) as part:
-        models.save_unet(unet, found, part)
+        pipelines.save_unet(unet, found, part)
         facts = {"macs": found["macs"], "params": found["params"], "latency_ms": times}
         budget = calibration.budget if calibration else None
         recorder.write(part, budget=budget, device=str(device), **facts)
@@ -106,9 +111,9 @@ def run(args: object, values: dict, folders: dict[str, Path], recorder: Recorder
 
 def calibrate(folder: Path, base: object, unet: object, latent_shape: tuple, device: object) -> object:
     """Encoded pictures and the noise schedule. Raises UserError if the U-Net does not take them at this size."""
-    from lethe import losses
-    from lethe.calibration import Calibration
-    from lethe.data import Encoded
+    from lethe.pruning.calibration import Calibration
+    from lethe.training import losses
+    from lethe.training.data import Encoded
 
     data = Encoded.load(folder, device)
     data.check(unet, str(folder), like=data)
@@ -122,9 +127,9 @@ def calibrate(folder: Path, base: object, unet: object, latent_shape: tuple, dev
 
 def listing(folder: Path) -> Iterator[str]:
     """Every layer's kept part, blocks that are gone, and totals. Raises UserError if the folder is not pruned."""
-    found = models.read_pruning(folder)
+    found = pipelines.read_pruning(folder)
     if not found:
-        raise UserError(f"{folder}: no unet/{models.PRUNING} there; --list takes a pruned weights folder")
+        raise UserError(f"{folder}: no unet/{pipelines.PRUNING} there; --list takes a pruned weights folder")
     meta = io.read_meta(folder) if (folder / io.META).is_file() else {}
     rows = [(path, "removed", "", "") for path in found.get("removed", [])]
     for path, layer in found["layers"].items():

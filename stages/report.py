@@ -7,14 +7,15 @@ Out: tables/style.{csv,md,tex}, tables/style_paired.*, the same for every table 
 where several arms stand on one axis), grids/, curves/, index.html, summary.json, and last recipe-<hash>.json, which
 says that the report is whole. What stood in the folder is replaced.
 
-    python -m lethe.plan params.yaml > plan.json
+    python -m lethe.experiment.plan params.yaml > plan.json
     python -m stages.report --params params.yaml --plan plan.json --experiment atelier --out reports/atelier
 """
 
 from pathlib import Path
 
-from lethe import cli, options
-from lethe.errors import UserError
+from lethe.files.errors import UserError
+from lethe.params import options
+from lethe.stage import cli
 
 VERSION = 5
 
@@ -27,8 +28,8 @@ def main() -> None:
     args = parser.parse_args()
     values = cli.section_values(args, "report")
 
+    from lethe.report.plan import is_built
     from lethe.report.reading import read_plan  # pandas
-    from lethe.report.runs import is_built
 
     plan = read_plan(args.plan, args.experiment)
     options.validate(plan.params)

@@ -15,16 +15,19 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lethe import cli, guidance, io
-from lethe.alone import alone
-from lethe.errors import UserError
-from lethe.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
-from lethe.models import check_base, check_resolution, check_unet
-from lethe.prompts import Prompt, read_sets, repeated
-from lethe.recipe import of_file, of_model, of_weights, recipe
-from lethe.record import Budget, Recorder, peak_memory_mb
-from lethe.reuse import settled
-from lethe.tiles import Tiles
+from lethe.erasing import guidance
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.files.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
+from lethe.files.tiles import Tiles
+from lethe.models.pipelines import check_base, check_resolution, check_unet
+from lethe.params.recipe import of_file, of_model, of_weights, recipe
+from lethe.stage import cli
+from lethe.stage.alone import alone
+from lethe.stage.record import Budget, Recorder, peak_memory_mb
+from lethe.stage.reuse import settled
+from lethe.texts.prompts import read_sets, repeated
+from lethe.texts.rows import Prompt
 
 VERSION = 1
 Row = tuple[str, Prompt]  # name of the set, and the picture to draw
@@ -89,7 +92,7 @@ def make(
     args: argparse.Namespace, device: object, values: dict, record: dict | None, rows: list, kept: Tiles, told: Recorder
 ) -> None:
     """Draws the tiles that are missing, and puts all together."""
-    from lethe.sampling import tiles
+    from lethe.drawing.sampling import tiles
 
     wanted, facts = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}, {}
     files = kept.filled(wanted, lambda missing: draw(args, device, values, record, missing, facts))
@@ -114,8 +117,8 @@ def draw(
     """For each tile its tar members; at the end `facts` is told of the networks, even if no tile was left to draw."""
     import torch
 
-    from lethe import latency, sampling
-    from lethe.models import latent_shape, load_base, load_unet, text_length
+    from lethe.drawing import latency, sampling
+    from lethe.models.pipelines import latent_shape, load_base, load_unet, text_length
 
     own = guidance.load_text_encoder(args.model) if args.model else None
     parts = ["vae", "tokenizer", "scheduler", *([] if own else ["text_encoder"]), *([] if args.model else ["unet"])]

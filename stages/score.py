@@ -3,9 +3,9 @@
 In: a samples folder, the prompt CSVs it was drawn from, the concepts with the names of those erased, real pictures, the
 networks of section score, the metrics folder of the reference (the distilled model), unless this is the reference, and
 the samples folder of the dense base, if there is one. What networks say of real pictures is kept in state/features.
-Or a model of your own, or pictures that it drew, beside its prompts (lethe/evaluation.py); what is not given is not
-measured, and said; without --out it goes to results/, under the model's or the pictures' name. --reference is told
-apart by what is in it: a metrics folder, or real pictures in any folder.
+Or a model of your own, or pictures that it drew, beside its prompts (lethe/measuring/evaluation.py); what is not given
+is not measured, and said; without --out it goes to results/, under the model's or the pictures' name. --reference is
+told apart by what is in it: a metrics folder, or real pictures in any folder.
 Out: scores.csv, metrics.json, features.safetensors ("fid": [N, D] of the eval prompts), meta.json; with a judge of the
 unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (what follows by each convention).
 
@@ -21,12 +21,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from lethe import absent, cli, evaluation, io, judges, pictures
-from lethe.prompts import read_sets
-from lethe.recipe import of_file, of_judges, of_pictures, of_result, recipe
-from lethe.record import Recorder
-from lethe.reuse import settled
-from stages import sample
+from lethe.experiment import absent
+from lethe.files import io
+from lethe.measuring import evaluation, judges
+from lethe.params.recipe import of_file, of_judges, of_pictures, of_result, recipe
+from lethe.stage import cli
+from lethe.stage.record import Recorder
+from lethe.stage.reuse import settled
+from lethe.texts.prompts import read_sets
+from lethe.training import pictures
 
 VERSION = 4
 CACHE = Path("state/features")
@@ -58,7 +61,7 @@ def main() -> None:
     own = args.samples is None  # nobody planned its address: pictures count by their bytes
     identity = pictures.contents if own else partial(of_pictures, make=args.make, plain=True)
     parents |= {role: identity(folder) for role, folder in folders.items()}
-    samples = args.samples or evaluation.gathered(args, paths, sets, usable["clip"], sample.main)
+    samples = args.samples or evaluation.gathered(args, paths, sets, usable["clip"], partial(cli.run_stage, "sample"))
     if samples is None:
         return
     parents |= {"samples": of_result(samples)}
@@ -71,9 +74,9 @@ def main() -> None:
 
     import torch
 
-    from lethe import tensors
-    from lethe.images import Images
-    from lethe.scoring import Work, score
+    from lethe.files import tensors
+    from lethe.files.images import Images
+    from lethe.measuring.scoring import Work, score
 
     device = cli.device(args)
     prompts = {f"prompts:{name}": path for name, path in paths.items()}
@@ -114,7 +117,7 @@ def parsed() -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("score", __doc__)
     evaluation.add_subject(parser)
-    about = "prompt sets (lists in other layouts: python -m lethe.prompts)"
+    about = "prompt sets (lists in other layouts: python -m lethe.texts.prompts)"
     parser.add_argument("--prompts", nargs="+", required=True, metavar="[NAME=]CSV", help=about)
     evaluation.add_concepts(parser)
     parser.add_argument("--reference", type=Path, help="metrics folder of the distilled model, or real pictures")

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lethe import tried
-from lethe.images import Entry, png, write_manifest, write_tar
-from lethe.io import digest, sha256, write_json
+from lethe.experiment import tried
+from lethe.files.images import Entry, png, write_manifest, write_tar
+from lethe.files.io import digest, sha256, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TINT = {"base": 20, "pruned": 60, "distill": 100, "esd": 140, "bilevel": 180}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lethe import images
-from lethe.io import write_json
-from lethe.prompts import Prompt
+from lethe.files import images
+from lethe.files.io import write_json
+from lethe.texts.rows import Prompt
 
 STYLES = ["monet", "cassatt", "munch", "picasso"]
 CONTENTS = ["boat", "house"]

@@ -4,7 +4,8 @@ import copy
 
 import torch
 
-from lethe import data, losses, models
+from lethe.models import pipelines
+from lethe.training import data, losses
 
 OPTIONS = {
     "steps": 4,
@@ -41,7 +42,7 @@ UPPER = {
 def encoded(unet, rows: int = 6, seed: int = 0, length: int = 8) -> data.Encoded:
     """Random latents and captions of the U-Net's sizes."""
     draws = torch.Generator().manual_seed(seed)
-    shape = (rows, *models.latent_shape(unet, None))
+    shape = (rows, *pipelines.latent_shape(unet, None))
     text = torch.randn((rows + 1, length, unet.config.cross_attention_dim), generator=draws)
     return data.Encoded(
         torch.randn(shape, generator=draws),
@@ -55,7 +56,7 @@ def encoded(unet, rows: int = 6, seed: int = 0, length: int = 8) -> data.Encoded
 
 def pair(base, scheduler: bool = True):
     """Teacher, a student whose weights are shaken, and the noise schedule of a base folder."""
-    loaded = models.load_base(str(base), None, ["unet", "scheduler"])
+    loaded = pipelines.load_base(str(base), None, ["unet", "scheduler"])
     student = copy.deepcopy(loaded.unet).requires_grad_(True).train()
     draws = torch.Generator().manual_seed(1)
     with torch.no_grad():

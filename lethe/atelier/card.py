@@ -7,12 +7,12 @@ from pathlib import Path
 import jinja2
 import torch
 
-from lethe import record
 from lethe.atelier import bundle, quality
 from lethe.atelier.recipe import Recipe
 from lethe.atelier.splits import judge_rows
 from lethe.atelier.world import WORLD_VERSION
-from lethe.io import sha256, write_json, write_text
+from lethe.files.io import sha256, write_json, write_text
+from lethe.stage import record
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 

@@ -17,9 +17,9 @@ from lethe.atelier import training
 from lethe.atelier.bundle import JUDGES, label_ids
 from lethe.atelier.captions import canonical
 from lethe.atelier.world import CONTENTS, STYLES, render
-from lethe.models import latent_shape
-from lethe.prompts import Prompt
-from lethe.sampling import Settings, draw, tiles
+from lethe.drawing.sampling import Settings, draw, tiles
+from lethe.models.pipelines import latent_shape
+from lethe.texts.rows import Prompt
 
 BARS = {"style": 95.0, "content": 92.0, "emblem_named": 92.0, "emblem_implied": 85.0, "judge": 98.0}
 SETTINGS = Settings(sampler="ddim", steps=20, guidance=4.0, tile=50)

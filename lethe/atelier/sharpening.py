@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe import loop
 from lethe.atelier import networks
 from lethe.atelier.training import amp, cosine, pixels, reconstruction_loss
-from lethe.io import digest
+from lethe.files.io import digest
+from lethe.training import loop
 
 LR, CRITIC_LR = 4e-4, 4e-4
 CHECKPOINT_SECONDS = 60.0

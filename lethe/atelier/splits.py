@@ -29,9 +29,9 @@ from PIL import Image
 
 from lethe.atelier.captions import REWORDINGS, caption, reworded, without_emblem, without_style
 from lethe.atelier.world import CONTENTS, STYLES, TARGETS, WORLD_VERSION, generator, render
-from lethe.cli import run
-from lethe.errors import UserError
-from lethe.io import read_json, sha256, write_json, write_text
+from lethe.files.errors import UserError
+from lethe.files.io import read_json, sha256, write_json, write_text
+from lethe.stage.cli import run
 
 LISTS_VERSION = 2  # of the columns in metadata.jsonl; WORLD_VERSION is that of pictures and captions
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe import loop
-from lethe.finetune import adamw, descend, warm
-from lethe.io import digest
+from lethe.files.io import digest
+from lethe.training import loop
+from lethe.training.finetune import adamw, descend, warm
 
 
 def pixels(pictures: np.ndarray) -> Tensor:

@@ -15,14 +15,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from lethe import tried
-from lethe.errors import UserError
-from lethe.io import canonical
-from lethe.report.intervals import Draws, Estimate, Sample, apart, at_the_end
+from lethe.experiment import tried
+from lethe.files.errors import UserError
+from lethe.files.io import canonical
+from lethe.measuring.intervals import Draws, Estimate, Sample, apart, at_the_end
+from lethe.measuring.measures import PERCENT, Measured, measure, named
+from lethe.measuring.runs import REFERENCES, Group, Run
 from lethe.report.markup import DASH, Text, interval, number
-from lethe.report.measures import PERCENT, Measured, measure, named
+from lethe.report.plan import Plan
 from lethe.report.remarks import remarks
-from lethe.report.runs import REFERENCES, Group, Plan, Run
 from lethe.report.tables import NOT_RUN
 
 BEFORE, OR_BEFORE = "before", " or before"

@@ -5,14 +5,15 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lethe import record
-from lethe.io import check_ours, parts, remove, sha256, write_json, write_text
+from lethe.files.io import check_ours, parts, remove, sha256, write_json, write_text
+from lethe.measuring.measures import BY_CONCEPT, Measured, measure
+from lethe.measuring.runs import Group
 from lethe.report import attacks, claims, cost, curves, grids, markup, page, relearning, tables, varied
 from lethe.report.cost import Cost
-from lethe.report.measures import BY_CONCEPT, Measured, measure
+from lethe.report.plan import Plan, Table, stamp
 from lethe.report.remarks import remarks
-from lethe.report.runs import Group, Plan, Table, stamp
 from lethe.report.tables import Found
+from lethe.stage import record
 
 OURS = ("index.html", "summary.json", "tables", "grids", "curves")
 PUBLISHED = Path(__file__).resolve().parents[2] / "reports" / "published"

@@ -8,11 +8,11 @@ claim without a part whose arms and metrics were measured is "not measured".
 
 from dataclasses import dataclass
 
+from lethe.measuring.intervals import Estimate
+from lethe.measuring.measures import ERASURE, FIDELITY, METRICS, Measured
+from lethe.measuring.runs import Group
 from lethe.report.cost import Cost
-from lethe.report.intervals import Estimate
 from lethe.report.markup import interval, number
-from lethe.report.measures import ERASURE, FIDELITY, METRICS, Measured
-from lethe.report.runs import Group
 
 SHOWN, CONTRADICTED, UNSETTLED, UNMEASURED = "shown", "contradicted", "not settled", "not measured"
 FID_MARGIN = 0.05  # "at the FID of": the whole interval of the difference within 5 % of distill's FID

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.io import read_meta
-from lethe.models import read_pruning
-from lethe.report.runs import Run
+from lethe.files.io import read_meta
+from lethe.measuring.runs import Run
+from lethe.models.pipelines import read_pruning
 
 PASSES = ("student_forward", "student_backward", "teacher_forward")
 MB = 2**20

@@ -12,11 +12,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from lethe.errors import UserError
-from lethe.io import checked
-from lethe.report.intervals import Estimate
-from lethe.report.measures import ERASURE, FIDELITY, METRICS, Measured, first_measured
-from lethe.report.runs import Group, Table
+from lethe.files.errors import UserError
+from lethe.files.io import checked
+from lethe.measuring.intervals import Estimate
+from lethe.measuring.measures import ERASURE, FIDELITY, METRICS, Measured, first_measured
+from lethe.measuring.runs import Group
+from lethe.report.plan import Table
 from lethe.report.tables import Found
 
 # Okabe and Ito's colours, told apart by colour-blind readers; an arm without one takes the next of SPARE.

@@ -12,11 +12,11 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from lethe.errors import UserError
-from lethe.images import Entry, Images
-from lethe.keeping import is_near
-from lethe.report.measures import of_set, retained
-from lethe.report.runs import Group, Run
+from lethe.files.errors import UserError
+from lethe.files.images import Entry, Images
+from lethe.measuring.keeping import is_near
+from lethe.measuring.measures import of_set, retained
+from lethe.measuring.runs import Group, Run
 
 SMALL, LARGE = 128, 256  # small pictures are enlarged to at least SMALL pixels, large ones reduced to LARGE
 LABEL, HEAD, LINE, CAPTION = 128, 30, 17, 20  # pixels: arm names, section titles, a prompt's line, the judge's words

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lethe.io import write_text
+from lethe.files.io import write_text
 
 DASH, MINUS, THIN = "–", "−", "\u202f"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from lethe.io import read_meta
+from lethe.files.io import read_meta
+from lethe.measuring.runs import KEPT
 from lethe.report.claims import CONTRADICTED, SHOWN, UNMEASURED, UNSETTLED, Claim
 from lethe.report.markup import Text
-from lethe.report.runs import KEPT, Plan
+from lethe.report.plan import Plan
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
 TONES = {SHOWN: "good", CONTRADICTED: "bad", UNSETTLED: "open", UNMEASURED: "none"}

@@ -4,10 +4,11 @@ from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
-from lethe.errors import UserError
-from lethe.io import read_json, read_meta
-from lethe.report.runs import REFERENCES, UNSEEDED, Group, Plan, Run, Table, ordered
-from lethe.variation import TABLES, TAKEN
+from lethe.files.errors import UserError
+from lethe.files.io import read_json, read_meta
+from lethe.measuring.runs import REFERENCES, UNSEEDED, Group, Run
+from lethe.params.variation import TABLES, TAKEN
+from lethe.report.plan import Plan, Table, ordered
 
 TWO_STAGES = "distill_erase"  # the order of the steps in which erasers are the paper's two-stage arms
 Rows = dict[tuple, list[Run]]  # Run.place -> its runs of all budgets, sets and seeds

@@ -6,9 +6,9 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from lethe.measuring.intervals import Estimate
 from lethe.report.attacks import BEFORE, Success
 from lethe.report.curves import LINES, STYLE, colour
-from lethe.report.intervals import Estimate
 
 
 def draw(groups: Sequence[Success], path: Path) -> bool:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from lethe.report.measures import Metric, named
-from lethe.report.runs import Run
+from lethe.measuring.measures import Metric, named
+from lethe.measuring.runs import Run
 
 TOLD = {  # of a protocol in metrics.json, what is told below a table
     "model": "{}",

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from lethe.measuring.intervals import Estimate
+from lethe.measuring.measures import Measured, Metric, named, of_tables
+from lethe.measuring.runs import REFERENCES, Group, Run
 from lethe.report.cost import Cost, dense_latency
-from lethe.report.intervals import Estimate
 from lethe.report.markup import DASH, Text, count, interval, number, share
-from lethe.report.measures import Measured, Metric, named, of_tables
-from lethe.report.runs import REFERENCES, Group, Run
 
 Found = tuple[Group, Measured, dict[str, Cost]]
 OURS = "this run"

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lethe.measuring.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured, named
+from lethe.measuring.runs import KEPT, REFERENCES, Group
 from lethe.report.cost import dense_latency
 from lethe.report.markup import DASH, Text, interval, number
-from lethe.report.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured, named
-from lethe.report.runs import KEPT, REFERENCES, Group, Table
+from lethe.report.plan import Table
 from lethe.report.tables import (
     DEPLOYMENT,
     PAIRED,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lethe import options, registry
-from lethe.plan import build
+from lethe.experiment.plan import build
+from lethe.params import options, registry
 
 ROOT = Path(__file__).parents[2]
 

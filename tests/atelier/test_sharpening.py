@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from lethe import loop
 from lethe.atelier import networks, sharpening
 from lethe.atelier.world import render
+from lethe.training import loop
 
 
 @pytest.fixture(scope="module")

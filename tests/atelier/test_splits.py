@@ -16,7 +16,7 @@ from PIL import Image
 from lethe.atelier import splits
 from lethe.atelier.captions import IMPLYING, REWORDINGS, STYLE_NAMES, reworded
 from lethe.atelier.world import CONTENTS, STYLES, TARGETS
-from lethe.errors import UserError
+from lethe.files.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from lethe import options
 from lethe.atelier.captions import all_words
 from lethe.atelier.splits import COUNTS, UNSAFE_COUNTS
-from lethe.plan import build
-from lethe.templates import pairs
+from lethe.experiment.plan import build
+from lethe.params import options
+from lethe.texts.templates import pairs
 
 ROOT = Path(__file__).parents[2]
 SHARED = ("base", "prompts", "encode", "prune", "distill", "bilevel", "sample", "report")

@@ -5,8 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lethe import cli
-from lethe.io import META, read_meta, sha256
+from lethe.files.io import META, read_meta, sha256
+from lethe.stage import cli
 from tests import fabricated, tiny_judges
 from tests.stages.running import ENCODE, PRUNE, Ready
 from tests.tiny_training import OPTIONS, UPPER

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lethe.checkpoints import NAME as CHECKPOINT
-from lethe.tiles import NAME as TILE
+from lethe.files.checkpoints import NAME as CHECKPOINT
+from lethe.files.tiles import NAME as TILE
 from tests.faults.commands import files, traces
 
 

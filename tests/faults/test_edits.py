@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lethe import cli, images, tensors
-from lethe.data import Encoded
-from lethe.errors import UserError
-from lethe.io import checked, read_json, sha256, write_json
-from lethe.models import load_unet
-from lethe.tiles import Tiles
+from lethe.files import images, tensors
+from lethe.files.errors import UserError
+from lethe.files.io import checked, read_json, sha256, write_json
+from lethe.files.tiles import Tiles
+from lethe.models.pipelines import load_unet
+from lethe.stage import cli
+from lethe.training.data import Encoded
 from tests import tiny_judges
 from tests.faults.commands import files, traces
 
@@ -207,7 +208,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_stays(tmp_path, ends, comman
     own[own.index("--seed") + 1] = "1"
     state = tmp_path / "state"
     with pytest.MonkeyPatch.context() as here:
-        here.setattr("lethe.loop.forget", lambda _: None)
+        here.setattr("lethe.training.loop.forget", lambda _: None)
         assert ends("distill", own)[0] == 0
     shutil.rmtree(tmp_path / "results")
     before = traces(state)

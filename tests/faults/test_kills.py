@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from lethe.checkpoints import NAME as CHECKPOINT
-from lethe.io import sha256
-from lethe.tiles import NAME as TILE
+from lethe.files.checkpoints import NAME as CHECKPOINT
+from lethe.files.io import sha256
+from lethe.files.tiles import NAME as TILE
 from tests.faults.commands import files, is_whole, traces
 
 STAGES = ("encode", "prune", "distill", "bilevel", "erase", "sample", "attack", "score", "report")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lethe.errors import UserError
-from lethe.io import META, checked, read_meta, sha256, write_json, write_text
-from lethe.reuse import settled
+from lethe.files.errors import UserError
+from lethe.files.io import META, checked, read_meta, sha256, write_json, write_text
+from lethe.stage.reuse import settled
 from tests.faults.commands import traces
 
 BIN = Path(sys.executable).parent

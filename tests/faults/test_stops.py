@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lethe.tiles import NAME as TILE
+from lethe.files.tiles import NAME as TILE
 from tests.faults.commands import files, traces
 
 LIMIT = 10.0

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lethe import alone, collect, plan
-from lethe.errors import UserError
-from lethe.graph import made_marker
-from lethe.io import write_json
+from lethe.experiment import collect, plan
+from lethe.experiment.graph import made_marker
+from lethe.files.errors import UserError
+from lethe.files.io import write_json
+from lethe.stage import alone
 from tests import experiments
 from tests.faults.commands import traces
 

@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lethe.errors import UserError
+from lethe.files.errors import UserError
+from lethe.measuring.intervals import at_the_end
 from lethe.report import attacks, build, relearning
-from lethe.report.intervals import at_the_end
 from lethe.report.reading import read_plan
 from tests import fabricated
 

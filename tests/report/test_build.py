@@ -4,13 +4,13 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from lethe.errors import UserError
-from lethe.io import sha256
+from lethe.files.errors import UserError
+from lethe.files.io import sha256
 from lethe.report import build as module
 from lethe.report import page
 from lethe.report.build import build
+from lethe.report.plan import is_built, stamp
 from lethe.report.reading import read_plan
-from lethe.report.runs import is_built, stamp
 from tests import fabricated
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -1,9 +1,9 @@
 import pytest
 
+from lethe.measuring.intervals import Estimate
+from lethe.measuring.measures import measure
 from lethe.report import cost
 from lethe.report.claims import CONTRADICTED, SHOWN, UNMEASURED, UNSETTLED, judge, not_above, one_sided, overall
-from lethe.report.intervals import Estimate
-from lethe.report.measures import measure
 from lethe.report.reading import read_plan
 from tests import fabricated
 

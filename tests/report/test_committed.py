@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lethe import plan
-from lethe.report.runs import stamp
+from lethe.experiment import plan
+from lethe.report.plan import stamp
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lethe.errors import UserError
+from lethe.files.errors import UserError
 from lethe.report import grids
 from lethe.report.reading import read_plan
 from tests import fabricated

@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lethe.io import write_json
+from lethe.files.io import write_json
+from lethe.measuring.measures import METRICS, of_tables
 from lethe.report import tables, varied
 from lethe.report.build import build, measured
-from lethe.report.measures import METRICS, of_tables
 from lethe.report.reading import read_plan
 from tests import fabricated
 

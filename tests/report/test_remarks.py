@@ -2,10 +2,10 @@
 
 import pytest
 
-from lethe.io import write_json
+from lethe.files.io import write_json
+from lethe.measuring.measures import of_tables
 from lethe.report import markup, tables
 from lethe.report.build import PUBLISHED, build, measured
-from lethe.report.measures import of_tables
 from lethe.report.reading import read_plan
 from lethe.report.remarks import remarks
 from tests import fabricated

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lethe.errors import UserError
-from lethe.report.measures import measure
+from lethe.files.errors import UserError
+from lethe.measuring.measures import measure
+from lethe.report.plan import ordered
 from lethe.report.reading import read_plan
-from lethe.report.runs import ordered
 from tests import fabricated
 
 

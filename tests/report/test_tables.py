@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lethe.measuring.intervals import Estimate
+from lethe.measuring.measures import METRICS, measure
 from lethe.report import cost, markup, tables
 from lethe.report.build import PUBLISHED
-from lethe.report.intervals import Estimate
-from lethe.report.measures import METRICS, measure
 from lethe.report.reading import read_plan
 from tests import fabricated
 

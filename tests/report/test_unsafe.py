@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lethe.measuring.intervals import Draws, Estimate, Sample, apart
+from lethe.measuring.measures import METRICS, measure, named
 from lethe.report import markup, tables
 from lethe.report.build import PUBLISHED, build, measured
-from lethe.report.intervals import Draws, Estimate, Sample, apart
-from lethe.report.measures import METRICS, measure, named
 from lethe.report.reading import read_plan
 from tests import fabricated
 

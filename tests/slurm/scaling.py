@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lethe.io import read_meta
+from lethe.files.io import read_meta
 from tests import experiments
 from tests.slurm import cluster
 

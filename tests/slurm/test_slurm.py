@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lethe import plan
-from lethe.io import read_meta, sha256
+from lethe.experiment import plan
+from lethe.files.io import read_meta, sha256
 from tests import experiments
 from tests.slurm import cluster
 from tests.tiny_judges import clip, resnet
@@ -185,7 +185,7 @@ def check_refusals(root: Path, slurm, stamp: Path) -> None:
 
 def same_as_undisturbed(root: Path, found) -> bool:
     """The weights that were stopped and resumed are those of a run that was not."""
-    from lethe.graph import arguments
+    from lethe.experiment.graph import arguments
 
     (node,) = (node for node in found.nodes.values() if node.stage == "distill")
     words = arguments(node)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from lethe import cli
-from lethe.io import read_meta, sha256
+from lethe.files.io import read_meta, sha256
+from lethe.stage import cli
 
 ENCODE = {"flip": False, "generated": 4}
 DEVICE = "cpu"

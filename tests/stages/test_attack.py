@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from lethe import attacking, data, models
-from lethe.errors import UserError
-from lethe.images import Images, read_manifest
-from lethe.io import read_meta, sha256
-from lethe.prompts import read_prompts
-from lethe.recipe import of_file, of_model, of_result, recipe
-from lethe.sampling import Settings, Start, draw
+from lethe.attacking import victims
+from lethe.drawing.sampling import Settings, Start, draw
+from lethe.files.errors import UserError
+from lethe.files.images import Images, read_manifest
+from lethe.files.io import read_meta, sha256
+from lethe.models import pipelines
+from lethe.params.recipe import of_file, of_model, of_result, recipe
+from lethe.texts.prompts import read_prompts
+from lethe.training import data
 from tests.stages.running import finished_without_torch, kill_after_first_checkpoint, stage
 
 SAMPLE = {"sampler": "ddim", "steps": 4, "guidance": 4.0, "tile": 3, "precision": "float32"}
@@ -104,11 +106,11 @@ def test_pictures_carry_the_rows_own_prompts_and_seeds_whatever_was_asked(tiny, 
 
 def test_completion_hands_the_originals_to_the_victim(tiny, prompts, originals, tmp_path):
     attack(tiny, prompts, tmp_path / "out", "--originals", originals, **COMPLETION)
-    base = models.load_base(str(tiny.base), None, ["vae", "text_encoder", "tokenizer", "scheduler"])
-    unet = models.load_unet(tiny.pruned)
-    base.latent_shape = models.latent_shape(unet)
+    base = pipelines.load_base(str(tiny.base), None, ["vae", "text_encoder", "tokenizer", "scheduler"])
+    unet = pipelines.load_unet(tiny.pruned)
+    base.latent_shape = pipelines.latent_shape(unet)
     rows = {name: read_prompts(path)[::3] for name, path in prompts.items()}
-    starts = attacking.originals(originals, rows, base, torch.device("cpu"))
+    starts = victims.originals(originals, rows, base, torch.device("cpu"))
     tiles = [[("monet", row) for row in rows["monet"]] + [("van_gogh", rows["van_gogh"][0])]]
     tiles.append([("van_gogh", rows["van_gogh"][1])])
     begun = [[Start(starts[name, row.case_number], 2) for name, row in tile] for tile in tiles]
@@ -120,10 +122,10 @@ def test_completion_hands_the_originals_to_the_victim(tiny, prompts, originals, 
 
 
 def test_originals_are_the_encoders_means_of_the_pictures(tiny, prompts, originals):
-    base = models.load_base(str(tiny.base), None, ["vae", "unet"])
-    base.latent_shape = models.latent_shape(base.unet)
+    base = pipelines.load_base(str(tiny.base), None, ["vae", "unet"])
+    base.latent_shape = pipelines.latent_shape(base.unet)
     rows = {name: read_prompts(path) for name, path in prompts.items()}
-    found = attacking.originals(originals, rows, base, torch.device("cpu"))
+    found = victims.originals(originals, rows, base, torch.device("cpu"))
     assert len(found) == 12 and {tuple(latent.shape) for latent in found.values()} == {(4, 8, 8)}
     with Images(originals) as images:
         entry = images.entries[7]

@@ -3,9 +3,10 @@ import re
 
 import pytest
 
-from lethe import losses, models
-from lethe.errors import UserError
-from lethe.io import read_meta
+from lethe.files.errors import UserError
+from lethe.files.io import read_meta
+from lethe.models import pipelines
+from lethe.training import losses
 from tests.stages.running import alike, finished_without_torch, kill_after_first_checkpoint, stage, weights
 from tests.tiny_training import OPTIONS
 
@@ -19,8 +20,8 @@ def test_trains_the_pruned_unet_and_says_what_it_cost(ready, tmp_path):
     assert set(meta["parents"]) == {"base", "pruned", "data"}
     assert meta["options"] == {"seed": 0, **values}
     assert weights(out) != weights(ready.pruned)
-    assert models.read_pruning(out) == models.read_pruning(ready.pruned)
-    models.load_unet(out)
+    assert pipelines.read_pruning(out) == pipelines.read_pruning(ready.pruned)
+    pipelines.load_unet(out)
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert list(rows[0]) == ["step", "loss", "diff", "out", "feat", "passes"]

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lethe.errors import UserError
-from lethe.io import read_json, read_meta
-from lethe.recipe import of_model, of_pictures, recipe
-from lethe.tensors import load
+from lethe.files.errors import UserError
+from lethe.files.io import read_json, read_meta
+from lethe.files.tensors import load
+from lethe.params.recipe import of_model, of_pictures, recipe
 from tests.stages.running import ENCODE, finished_without_torch, stage
 
 ROOT = Path(__file__).parents[2]

@@ -2,10 +2,11 @@ import json
 
 import pytest
 
-from lethe import models, registry
-from lethe.errors import UserError
-from lethe.io import read_meta
-from lethe.recipe import of_model, of_result, recipe
+from lethe.files.errors import UserError
+from lethe.files.io import read_meta
+from lethe.models import pipelines
+from lethe.params import registry
+from lethe.params.recipe import of_model, of_result, recipe
 from tests.stages.running import PRUNE, finished_without_torch, stage, weights
 from tests.tiny_training import OPTIONS, UPPER
 
@@ -43,7 +44,7 @@ def test_esd_edits_cross_attention_of_a_pruned_unet(ready, tmp_path):
     assert meta["recipe"] == recipe("erase", 2, options, parents)
     assert meta["budget"]["student_forward"] == meta["budget"]["student_backward"] == 6
     assert 0 < meta["budget"]["teacher_forward"] <= 2 * 2 * 2 * 4
-    before, after = (models.load_unet(folder).state_dict() for folder in (ready.pruned, out))
+    before, after = (pipelines.load_unet(folder).state_dict() for folder in (ready.pruned, out))
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed
     assert all("attn2" in name for name in changed)
@@ -56,8 +57,8 @@ def test_without_weights_the_dense_base_forgets(ready, tmp_path):
     stage("erase", *given[:at], *given[at + 2 :], **ESD)
     assert read_meta(out)["parents"].keys() == {"base"}
     assert not (out / "unet/pruning.json").exists()
-    before = models.load_base(str(ready.base), None, ["unet"]).unet.state_dict()
-    after = models.load_unet(out).state_dict()
+    before = pipelines.load_base(str(ready.base), None, ["unet"]).unet.state_dict()
+    after = pipelines.load_unet(out).state_dict()
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed and all("attn2" in name for name in changed)
 
@@ -111,7 +112,7 @@ def test_an_eraser_that_guides_leaves_the_weights_and_says_how(tiny, tmp_path):
     stage("erase", *given, preset="medium")
     found = json.loads((tmp_path / "out/guidance.json").read_text())
     assert found["eraser"] == "sld"
-    before, after = (models.load_unet(folder).state_dict() for folder in (tiny.pruned, tmp_path / "out"))
+    before, after = (pipelines.load_unet(folder).state_dict() for folder in (tiny.pruned, tmp_path / "out"))
     assert all(before[name].equal(after[name]) for name in before)
     meta = read_meta(tmp_path / "out")
     assert "guidance.json" in meta["files"] and "text_encoder/config.json" not in meta["files"]
@@ -152,7 +153,7 @@ def test_a_dense_net_that_forgot_can_be_healed(tiny, tmp_path):
     at = ["--base", tiny.base, "--seed", 0, "--data", tiny.data, "--out", tmp_path / "out", "--state", tmp_path / "s"]
     stage("distill", *at, "--pruned", tmp_path / "one", **OPTIONS)
     assert weights(tmp_path / "one") != weights(tmp_path / "out")
-    assert models.read_pruning(tmp_path / "out") is None
+    assert pipelines.read_pruning(tmp_path / "out") is None
 
 
 def test_a_dense_net_can_be_erased_twice(tiny, tmp_path):
@@ -180,7 +181,7 @@ def test_an_edited_text_encoder_is_stored_with_the_weights(tiny, tmp_path):
     }
     given = [word if word != "esd" else "conceptprune" for word in words(tiny, tmp_path / "out")]
     stage("erase", *given, **values)
-    before = models.load_base(str(tiny.base), None, ["text_encoder"]).text_encoder
+    before = pipelines.load_base(str(tiny.base), None, ["text_encoder"]).text_encoder
     after = type(before).from_pretrained(tmp_path / "out/text_encoder", local_files_only=True)
     changed = {
         name for name, value in before.state_dict().items() if not value.float().equal(after.state_dict()[name].float())

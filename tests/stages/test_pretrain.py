@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from lethe import judges, models
 from lethe.atelier.world import CONTENTS, STYLES
-from lethe.io import read_json, sha256
+from lethe.files.io import read_json, sha256
+from lethe.measuring import judges
+from lethe.models import pipelines
 
 TINY = {
     "pictures": 80,
@@ -46,17 +47,17 @@ def folder(tmp_path_factory):
 
 
 def test_the_pipeline_is_a_base_like_any_other(folder):
-    models.check_base(str(folder / "bundle/pipeline"), None)
-    base = models.load_base(
+    pipelines.check_base(str(folder / "bundle/pipeline"), None)
+    base = pipelines.load_base(
         str(folder / "bundle/pipeline"), None, ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
     )
-    assert models.latent_shape(base.unet) == (16, 8, 8)
+    assert pipelines.latent_shape(base.unet) == (16, 8, 8)
     assert base.scheduler.config.prediction_type == "v_prediction"
-    text = models.encode_prompts(base.tokenizer, base.text_encoder, ["a boat by van gogh", ""])
+    text = pipelines.encode_prompts(base.tokenizer, base.text_encoder, ["a boat by van gogh", ""])
     assert text.shape == (2, 24, 64)
     assert not torch.equal(text[0], text[1])
     # SD 2.1's structure: enough levels for hooks, neurons and heads to exist on several
-    assert len(models.hook_blocks(base.unet)) == 9
+    assert len(pipelines.hook_blocks(base.unet)) == 9
     assert sum(name.endswith("attn2") for name, _ in base.unet.named_modules()) == 10
 
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from lethe import cli
+from lethe.stage import cli
 from stages import report
 from tests import fabricated
 

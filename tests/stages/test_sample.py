@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lethe import io, precision, tensors
-from lethe.cutting import cut
-from lethe.errors import UserError
-from lethe.images import Images, read_tar
-from lethe.models import load_base, save_unet
-from lethe.record import Recorder
-from lethe.tiles import Tiles
+from lethe.files import io, tensors
+from lethe.files.errors import UserError
+from lethe.files.images import Images, read_tar
+from lethe.files.tiles import Tiles
+from lethe.models import precision
+from lethe.models.cutting import cut
+from lethe.models.pipelines import load_base, save_unet
+from lethe.stage.record import Recorder
 from stages import sample
 
 HEADER = "case_number,prompt,evaluation_seed,artist\n"

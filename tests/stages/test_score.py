@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from lethe import cli, io
-from lethe.errors import UserError
-from lethe.metrics import csd, kept
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.measuring.metrics import csd, kept
+from lethe.stage import cli
 from stages import score
 from tests import tiny_judges
 
@@ -91,7 +92,7 @@ def test_what_is_named_and_not_there_is_not_run_until_it_comes(ready, tmp_path, 
     lacking = own | {"descriptor": "csd", "lpips": "alex", "judges": own["judges"] | {"content": "typo"}}
     run(monkeypatch, words(ready, "out", options=lacking))
     told, found = io.read_meta("out")["absent"], io.read_json("out/metrics.json")
-    assert told["csd_near"].startswith("score.descriptor: csd: no such folder; python -m lethe.backbones csd")
+    assert told["csd_near"].startswith("score.descriptor: csd: no such folder; python -m lethe.measuring.backbones csd")
     assert told["lpips"].startswith("score.lpips: alex: wanted there are https")
     assert told["cra"].startswith("score.judges.content: typo: no such folder")
     assert not {*csd.METRICS, "lpips", "cra", "content_target"} & found.keys()
@@ -153,7 +154,7 @@ def test_against_the_dense_base_and_with_what_is_kept(ready, tmp_path, monkeypat
 
 
 def test_pictures_that_the_manifest_does_not_name_are_refused(ready, tmp_path, monkeypatch):
-    from lethe import images
+    from lethe.files import images
 
     folder = tiny_judges.write_samples(tmp_path / "samples", 1)
     members = list(images.read_tar(folder / images.TAR))

@@ -12,12 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lethe import cli, evaluation, io
-from lethe.cutting import cut
-from lethe.errors import UserError
-from lethe.images import Images, read_tar
-from lethe.models import load_base, save_unet
-from lethe.record import Recorder
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.files.images import Images, read_tar
+from lethe.measuring import evaluation
+from lethe.models.cutting import cut
+from lethe.models.pipelines import load_base, save_unet
+from lethe.stage import cli
+from lethe.stage.record import Recorder
 from stages import sample, score
 from tests import tiny_judges
 
@@ -324,7 +326,10 @@ def test_values_that_are_not_given_are_those_of_the_template(ready, tiny_base, t
             "--prompts: none of m; give its prompts as",
         ),
         (["--model", "{base}", "--prompts", "monet={my}"], "--prompts: 'monet' is not one of retain, eval"),
-        (["--model", "{base}", "--prompts", "{i2p}"], "of format i2p: python -m lethe.prompts {i2p} --out OUT.csv"),
+        (
+            ["--model", "{base}", "--prompts", "{i2p}"],
+            "of format i2p: python -m lethe.texts.prompts {i2p} --out OUT.csv",
+        ),
         (["--model", "{base}", "--resolution", "33"], "resolution: 33 is not a multiple of 4"),
         (["--model", "{base}", "--sampler", "euler"], "sample.sampler: 'euler' is not one of ddim, dpmsolver++"),
     ],

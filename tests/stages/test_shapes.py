@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lethe import cutting, models, options, registry
-from lethe.errors import UserError
-from lethe.io import read_meta, result_folder
-from lethe.record import Recorder
+from lethe.files.errors import UserError
+from lethe.files.io import read_meta, result_folder
+from lethe.models import cutting, pipelines
+from lethe.params import options, registry
+from lethe.stage.record import Recorder
 from tests.stages.running import Ready, stage, weights
 from tests.tiny_training import OPTIONS, UPPER
 
@@ -42,11 +43,11 @@ def short(request, other, tmp_path_factory) -> Ready:
     """The base's U-Net without four layers, which are stand-ins, or as BK's tiny, which is a config of its own."""
     out = tmp_path_factory.mktemp(request.param) / "pruned"
     if request.param == "dropped":
-        unet = models.load_base(str(other.base), None, ["unet"]).unet
+        unet = pipelines.load_base(str(other.base), None, ["unet"]).unet
         layers = {path: {"kind": "dropped", "total": 1, "kept": []} for path in GONE}
         cutting.cut(unet, layers)
         with result_folder(out) as part:
-            models.save_unet(unet, {"pruner": "by hand", "budget": 0.5, "layers": layers}, part)
+            pipelines.save_unet(unet, {"pruner": "by hand", "budget": 0.5, "layers": layers}, part)
             Recorder("prune", 0, "by-hand", {}, {}).write(part)
     else:
         words = ["--base", other.base, "--out", out, "--pruner", "bk_tiny", "--keep-least", 0.2, "--tolerance", 0.01]
@@ -58,7 +59,7 @@ def short(request, other, tmp_path_factory) -> Ready:
 
 def changed(before: Path, after: Path) -> set[str]:
     """Names of the weights that differ; both nets are loaded by what they were saved with."""
-    old, new = (models.load_unet(folder).state_dict() for folder in (before, after))
+    old, new = (pipelines.load_unet(folder).state_dict() for folder in (before, after))
     assert old.keys() == new.keys()
     return {name for name in old if not old[name].equal(new[name])}
 
@@ -72,7 +73,7 @@ def test_every_eraser(short, tmp_path, eraser):
     found = changed(short.pruned, out)
     assert bool(found) != registry.guides(eraser)
     assert all(".attn2." in name for name in found)
-    assert models.read_pruning(out) == models.read_pruning(short.pruned)
+    assert pipelines.read_pruning(out) == pipelines.read_pruning(short.pruned)
 
 
 @pytest.mark.parametrize(("solver", "suppression"), PAIRS)

@@ -1,0 +1,17 @@
+"""Erasers: a module each, with one function and a few constants that are read without importing it.
+
+    OPTIONS   JSON schema of its options. Two words more: "atMost": "sampler_steps" (not above that option), and
+              "with": {"student": {"reuse": 1}} (this value goes with that one alone)
+    NEEDS     ["concepts"], ["concepts", "data"]: encoded pictures of the concepts, and of fine-tuning
+    ZEROES    True of one that sets weights to zero: where they are is told to attacks
+    GUIDES    True of one that leaves the weights alone and acts while sampling; PASSES: its forwards a step
+
+    erase(unet, base, concepts, options, seed, keeping, budget) -> lethe.erasing.erased.Erased
+
+edits `unet` in place: dense or pruned, with whatever blocks and widths, so layers are found by their names' ends.
+`base` holds tokenizer, text_encoder, scheduler, vae, latent_shape (C, h, w), and what NEEDS names: `concepts`
+{name: Encoded} and `data`. `concepts` are {name: {"prompt", "anchor"}}, sorted. One that trains hands its steps to
+`lethe.training.loop.run` with `keeping`, which makes it resumable; all count their passes in `budget`. A GUIDES eraser
+returns `guidance`, plain JSON with its name under "eraser", and has `guide(base, unet, record, settings, embeddings)`,
+which `lethe.drawing.sampling` calls once a process and which answers a function of a tile's prompts.
+"""

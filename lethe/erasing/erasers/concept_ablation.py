@@ -1,0 +1,146 @@
+"""Concept Ablation, model-based (Kumari et al. 2023, arXiv 2303.13516), on any U-Net of a StableDiffusionPipeline.
+
+The model that came in draws `pictures` of each anchor once. Noised, they are where the model learns to answer to the
+concept's prompt as it answers to the anchor's:
+
+    L = || f(z_t, t, c) - sg f(z_t, t, c*) ||^2 + regularization * || f(z_t, t, c*) - y(z, e, t) ||^2
+
+with c the concept's prompt, c* its anchor, sg a stop of the gradient (the answer is that of the network in training, as
+released), and y what the diffusion loss asks for. As in the release, no gradient flows through keys and values of
+cross-attention at the first token, which is the same in every prompt. Two things differ from the release: a concept has
+one prompt and one anchor, where that draws from 200 anchors and words the style in several ways; and the regularization
+is on the same pictures, noise and t, where that takes a second batch. Per optimiser step and picture: two student
+forwards and one backward, three and two with regularization; before the first step 2 * pictures * sampler_steps
+teacher forwards an anchor.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from lethe.erasing import trainable
+from lethe.erasing.erased import Erased
+from lethe.files.errors import UserError
+from lethe.models.pipelines import encode_prompts
+from lethe.models.schedulers import build_scheduler
+from lethe.stage.record import Budget
+from lethe.training import losses
+from lethe.training.data import generator, shares, to_device
+from lethe.training.finetune import Batch, adamw, answer, descend
+from lethe.training.loop import Keeping, Training, run
+from lethe.training.suppressions import concept_ablation as ablation
+from lethe.training.trajectories import pictures
+
+OPTIONS = {
+    "variant": {
+        "description": "what is trained: x cross-attention, x-strict its keys and values, full everything",
+        "enum": ["x", "x-strict", "full"],
+    },
+    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
+    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
+    "lr": {"description": "AdamW learning rate", "$ref": "#/$defs/rate"},
+    "regularization": {
+        "description": "weight of the diffusion loss on the anchor's pictures under the anchor",
+        "$ref": "#/$defs/weight",
+    },
+    "pictures": {"description": "pictures drawn of each anchor", "$ref": "#/$defs/count"},
+    "guidance": {"description": "guidance of the anchor's pictures", "type": "number", "minimum": 1},
+    "sampler_steps": {"description": "DDIM steps of the anchor's pictures", "$ref": "#/$defs/count"},
+}
+
+
+def erase(
+    unet: nn.Module,
+    base: SimpleNamespace,
+    concepts: Mapping[str, Mapping],
+    options: Mapping,
+    seed: int,
+    keeping: Keeping,
+    budget: Budget,
+) -> Erased:
+    """Makes `unet` answer to the concepts' prompts as to their anchors', in place.
+
+    `base` holds tokenizer, text_encoder, scheduler and latent_shape (C, h, w). A run that goes on draws the pictures
+    again, which the state has counted. Raises UserError for an anchor that is the concept's prompt, and for a variant
+    that selects nothing.
+    """
+    for name, concept in concepts.items():
+        if concept["anchor"] == concept["prompt"]:
+            raise UserError(
+                f"concepts.{name}.anchor: {concept['anchor']!r} is its prompt, so there is nothing to ablate; give "
+                "it what may be drawn in its place"
+            )
+    optimizer = adamw(trainable.select(unet, options["variant"], "erase.concept_ablation"), options["lr"])
+    schedule = losses.schedule(base.scheduler, None, "legacy", next(unet.parameters()).device)
+    batches = _batches(copy.deepcopy(unet), base, concepts, schedule, options, seed, budget)
+
+    def step(k: int) -> dict[str, Tensor]:
+        batch = batches(k)
+        terms = {"ablation": ablation.loss(unet, unet, batch, {}, budget)}
+        if options["regularization"]:
+            target = schedule.target(batch.latents, batch.noise, batch.t)
+            terms["diff"] = losses.mean_square(answer(unet, batch.noisy, batch.t, batch.anchor, budget), target)
+        loss = terms["ablation"] + options["regularization"] * terms.get("diff", 0.0)
+        descend(loss, optimizer, options["lr"])
+        return {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
+
+    unet.train()
+    with first_token_held(unet):
+        training = Training(step, {"student": unet}, {"concept_ablation": optimizer})
+        progress = run(training, options["steps"], keeping, {"total": budget})
+    unet.eval()
+    return Erased(progress)
+
+
+def _batches(
+    network: nn.Module,
+    base: SimpleNamespace,
+    concepts: Mapping[str, Mapping],
+    schedule: losses.Schedule,
+    options: Mapping,
+    seed: int,
+    budget: Budget,
+) -> Callable[[int], Batch]:
+    """Draws the pictures; returns what makes step k's batch: noised pictures of the anchors, with the concepts' prompts
+    for captions."""
+    known = list(dict.fromkeys(concept["anchor"] for concept in concepts.values()))
+    place = torch.tensor([known.index(concept["anchor"]) for concept in concepts.values()])
+    prompts = [concept["prompt"] for concept in concepts.values()]
+    text = encode_prompts(base.tokenizer, base.text_encoder, ["", *prompts, *known]).float()
+    empty, texts, anchors = text[:1], text[1 : 1 + len(prompts)], text[1 + len(prompts) :]
+    sampler = build_scheduler("ddim", base.scheduler.config, options["sampler_steps"])
+    frozen, captions = network.eval().requires_grad_(False), anchors.repeat_interleave(options["pictures"], 0)
+    latents = pictures(frozen, sampler, empty, captions, base.latent_shape, options, seed, budget)
+
+    def batch(k: int) -> Batch:
+        draws, size = generator(seed, "concept_ablation", k), options["batch"]
+        which = torch.arange(len(prompts)).repeat_interleave(torch.tensor(shares(size, len(prompts), k)))
+        rows = place[which] * options["pictures"] + torch.randint(options["pictures"], (size,), generator=draws)
+        noise = torch.randn((size, *latents.shape[1:]), generator=draws)
+        t = torch.randint(len(schedule), (size,), generator=draws)
+        rows, noise, t = (to_device(value, text.device) for value in (rows, noise, t))
+        own, other = to_device(which, text.device), to_device(place[which], text.device)
+        z = latents[rows]
+        return Batch(z, noise, schedule.noised(z, noise, t), t, texts[own], empty, anchors[other])
+
+    return batch
+
+
+@contextmanager
+def first_token_held(unet: nn.Module) -> Iterator[None]:
+    """Within, cross-attention's keys and values at the first token pass no gradient on."""
+
+    def hold(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1].detach(), output[:, 1:]], 1)
+
+    names = ("attn2.to_k", "attn2.to_v")
+    handles = [module.register_forward_hook(hold) for name, module in unet.named_modules() if name.endswith(names)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,212 @@
+"""ConceptPrune (Chavhan et al. 2024, arXiv 2405.19237): finds the weights that serve a concept and sets them to zero.
+
+Pairs of prompts, without the concept and with it, are sampled from the same noise by the model that came in. Weights of
+the chosen layers that rank among the highest of their row by Wanda score with the concept, and score higher than
+without it, go (see lethe.erasing.wanda). Those of several steps, and those of several concepts, are united.
+
+Only the first `timesteps` steps of sampling have a say, and a step does not hear of later ones: sampling stops there,
+which changes nothing. Keys and values of cross-attention see the caption alone, the same in every step: one step does.
+Concepts share subjects and noise, so equal prompts, such as all those without a concept, are sampled once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from lethe.drawing.sampling import tiles
+from lethe.erasing.erased import Erased
+from lethe.erasing.wanda import linears, listening, serving
+from lethe.files.errors import UserError
+from lethe.models.pipelines import encode_prompts
+from lethe.models.schedulers import build_scheduler
+from lethe.stage.record import Budget
+from lethe.texts.templates import pairs
+from lethe.texts.wording import check_anchors
+from lethe.training.data import TILE, generator, to_device
+from lethe.training.finetune import answer
+from lethe.training.loop import Keeping
+
+ZEROES = True
+OPTIONS = {
+    "task": {
+        "description": "kind of concept: decides the templates that are not given",
+        "enum": ["style", "unsafe", "object", "attribute", "memorised"],
+    },
+    "subjects": {
+        "description": "things, humans or scenes, one pair of prompts each; one/other: its forms without and with it",
+        "type": "array",
+        "minItems": 1,
+        "uniqueItems": True,
+        "items": {"type": "string", "minLength": 1},
+    },
+    "base_template": {
+        "description": "prompt without the concept, with {subject}; null: the task's own",
+        "type": ["string", "null"],
+    },
+    "target_template": {
+        "description": "prompt with the concept: {subject}, {concept} (its name), {prompt}; null: the task's own",
+        "type": ["string", "null"],
+    },
+    "layers": {
+        "description": "what is pruned: out or in layer of feed-forwards, cross-attention, the text encoder's fc2",
+        "enum": ["ffn.2", "ffn.0", "attn2.to_k", "attn2.to_v", "text"],
+    },
+    "skill_ratio": {"description": "share of a row's weights that may go in a step", "$ref": "#/$defs/rate"},
+    "timesteps": {
+        "description": "first sampling steps that have a say",
+        "$ref": "#/$defs/count",
+        "atMost": "sampler_steps",
+    },
+    "select_ratio": {
+        "description": "share of these steps in which a weight must be found, and more; 0 is any",
+        "type": "number",
+        "minimum": 0,
+        "exclusiveMaximum": 1,
+    },
+    "sampler_steps": {"description": "DDIM steps of a picture", "$ref": "#/$defs/count"},
+    "guidance": {"description": "guidance of sampling; 1 is none", "type": "number", "minimum": 1},
+}
+ENDS = {
+    "ffn.2": "ff.net.2",
+    "ffn.0": "ff.net.0.proj",
+    "attn2.to_k": "attn2.to_k",
+    "attn2.to_v": "attn2.to_v",
+    "text": "mlp.fc2",
+}
+Norms = dict[str, Tensor]  # layer -> [steps, columns], A of each step
+
+
+@torch.no_grad()
+def erase(
+    unet: nn.Module,
+    base: SimpleNamespace,
+    concepts: Mapping[str, Mapping],
+    options: Mapping,
+    seed: int,
+    keeping: Keeping | None,
+    budget: Budget,
+) -> Erased:
+    """Zeroes weights of `unet`, in place, or of `base.text_encoder` for layers "text" (facts: edited).
+
+    `base` holds tokenizer, text_encoder, scheduler and latent_shape (C, h, w); networks are on one device. Raises
+    UserError if the net has no such layer, for templates that make no pairs, and for an anchor that is the prompt.
+    """
+    check_anchors(concepts)
+    prompts = {
+        name: pairs(
+            concept,
+            options["subjects"],
+            options["task"],
+            options["base_template"],
+            options["target_template"],
+            "conceptprune",
+        )
+        for name, concept in concepts.items()
+    }
+    edited = base.text_encoder if options["layers"] == "text" else unet
+    layers = linears(edited, ENDS[options["layers"]])
+    if not layers:
+        raise UserError(
+            f"conceptprune.layers: {options['layers']!r} selects nothing, this model has no layer "
+            f"*.{ENDS[options['layers']]}; choose other layers or another eraser"
+        )
+    measure = _measure(unet, base, layers, options, seed, budget)
+    known: dict[tuple[str, ...], Norms] = {}
+
+    def norms(texts: tuple[str, ...]) -> Norms:
+        if texts not in known:
+            known[texts] = measure(texts)
+        return known[texts]
+
+    united: dict[str, Tensor] = {}
+    counts = {}
+    for name, own in prompts.items():
+        found = masks(layers, *(norms(texts) for texts in reversed(list(zip(*own, strict=True)))), options)
+        counts[name] = sum(int(mask.sum()) for mask in found.values())
+        united = {layer: mask | united[layer] if united else mask for layer, mask in found.items()}
+    for layer, mask in united.items():
+        layers[layer].weight.masked_fill_(mask, 0.0)
+    return Erased(facts=_facts(edited, layers, united, counts, options["layers"]))
+
+
+def masks(layers: Mapping[str, nn.Linear], target: Norms, base: Norms, options: Mapping) -> dict[str, Tensor]:
+    """For each layer the weights that serve one concept, over all steps."""
+    share, least = options["skill_ratio"], options["select_ratio"]
+    return {name: serving(layer.weight, target[name], base[name], share, least) for name, layer in layers.items()}
+
+
+def _measure(
+    unet: nn.Module,
+    base: SimpleNamespace,
+    layers: Mapping[str, nn.Linear],
+    options: Mapping,
+    seed: int,
+    budget: Budget,
+) -> Callable[[Sequence[str]], Norms]:
+    """prompts -> norms, over all of the prompts, all tokens and, with guidance, the empty prompt beside each."""
+    guided = options["guidance"] != 1
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return encode_prompts(base.tokenizer, base.text_encoder, list(texts)).float()
+
+    def of_text_encoder(prompts: Sequence[str]) -> Norms:
+        with listening(layers, 1) as (sums, _):
+            for rows in tiles(len(prompts), TILE):
+                encode([prompts[row] for row in rows])
+                if guided:
+                    encode([""] * len(rows))
+        return {name: total.sqrt() for name, total in sums.items()}
+
+    if options["layers"] == "text":
+        return of_text_encoder
+
+    steps = 1 if options["layers"].startswith("attn2") else options["timesteps"]
+    sampler = build_scheduler("ddim", base.scheduler.config, options["sampler_steps"])
+    sampler.set_timesteps(options["sampler_steps"])
+    null = encode([""])
+
+    def of_unet(prompts: Sequence[str]) -> Norms:
+        with listening(layers, steps) as (sums, at):
+            for rows in tiles(len(prompts), TILE):
+                x = torch.cat([_noise(base, seed, row) for row in rows])
+                x, text = to_device(x, null.device), encode([prompts[row] for row in rows])
+                text = torch.cat([null.expand_as(text), text]) if guided else text
+                for step, t in enumerate(sampler.timesteps[:steps]):
+                    at(step)
+                    times = torch.full((len(text),), int(t), device=x.device)
+                    output = answer(unet, torch.cat([x, x]) if guided else x, times, text, budget)
+                    if guided:
+                        empty, conditional = output.chunk(2)
+                        output = empty + options["guidance"] * (conditional - empty)
+                    x = sampler.step(output, t, x, return_dict=False)[0]
+        return {name: total.sqrt() for name, total in sums.items()}
+
+    return of_unet
+
+
+def _noise(base: SimpleNamespace, seed: int, row: int) -> Tensor:
+    """A subject's noise [1, C, h, w], the same with and without a concept."""
+    return torch.randn((1, *base.latent_shape), generator=generator(seed, "conceptprune", row))
+
+
+def _facts(
+    edited: nn.Module,
+    layers: Mapping[str, nn.Linear],
+    united: Mapping[str, Tensor],
+    counts: Mapping[str, int],
+    kind: str,
+) -> dict:
+    """What went, as counts and as shares of all weights of the edited network and of its layers of that kind."""
+    weights, among = sum(p.numel() for p in edited.parameters()), sum(p.weight.numel() for p in layers.values())
+
+    def of(zeroed: int) -> dict:
+        return {"zeroed": zeroed / weights, "zeroed_of_layers": zeroed / among, "zeroed_weights": zeroed}
+
+    return {
+        "edited": "text_encoder" if kind == "text" else "unet",
+        "layers": {"kind": kind, "number": len(layers), "weights": among},
+        **of(sum(int(mask.sum()) for mask in united.values())),
+        "concepts": {name: of(count) for name, count in counts.items()},
+    }

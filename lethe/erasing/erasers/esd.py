@@ -1,0 +1,147 @@
+"""ESD: Erased Stable Diffusion (Gandikota et al. 2023, arXiv 2303.07345), on any U-Net of a StableDiffusionPipeline.
+
+An eraser has one function, `erase`, which edits the U-Net in place, and OPTIONS, the JSON schema of its options.
+
+ESD trains f so that f(x_t, t, c) = f*(null) - eta (f*(c) - f*(null)), where f* is a frozen copy of the model that came
+in, and x_t is what a network, sampling the concept c with guidance, has at a random step of DDIM. `erase_from: anchor`
+takes c out of a text c' that may stay, the concept's anchor: f(x_t, t, c') = f*(c') - eta (f*(c) - f*(null)), with x_t
+of c'.
+
+`states: frozen` has f* draw the x_t. They serve `reuse` steps, and the answers that guidance needs make the target
+(lethe/training/trajectories.py). Per optimiser step and picture: at most 2 * sampler_steps / reuse teacher forwards,
+one student forward, one backward; and with an anchor one more teacher forward, for f*(c).
+`states: student` has the network in training draw them, as the first release did: per step and picture on average
+sampler_steps - 1 student forwards without backward, and two or, with an anchor, three teacher forwards.
+"""
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from lethe.erasing import trainable
+from lethe.erasing.erased import Erased
+from lethe.files.errors import UserError
+from lethe.models.pipelines import encode_prompts
+from lethe.models.schedulers import build_scheduler
+from lethe.stage.record import Budget
+from lethe.training.finetune import adamw, answer, ask, descend
+from lethe.training.loop import Keeping, Training, run
+from lethe.training.losses import mean_square
+from lethe.training.trajectories import States, Trajectories, arrive, dealt
+
+OPTIONS = {
+    "variant": {
+        "description": "what is trained: x cross-attention, x-strict its keys and values, u all but x, full everything",
+        "enum": ["x", "u", "x-strict", "full"],
+    },
+    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
+    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
+    "lr": {"description": "Adam learning rate", "$ref": "#/$defs/rate"},
+    "eta": {"description": "strength of negative guidance in the target", "$ref": "#/$defs/weight"},
+    "erase_from": {
+        "description": "text that the target starts from: empty, or anchor (the concept is taken out of its anchor)",
+        "enum": ["empty", "anchor"],
+    },
+    "states": {
+        "description": "who draws the training states: the frozen model that came in, or the student, anew each step",
+        "enum": ["frozen", "student"],
+        "with": {"student": {"reuse": 1}},  # its trajectories change with every step
+    },
+    "guidance": {
+        "description": "guidance of the trajectories that training states come from",
+        "type": "number",
+        "minimum": 1,
+    },
+    "sampler_steps": {"description": "DDIM steps of a trajectory", "$ref": "#/$defs/count"},
+    "reuse": {
+        "description": "optimiser steps that share a batch of trajectories; 1 draws anew",
+        "$ref": "#/$defs/count",
+        "atMost": "sampler_steps",  # each takes another state of a trajectory
+    },
+}
+
+
+def erase(
+    unet: nn.Module,
+    base: SimpleNamespace,
+    concepts: Mapping[str, Mapping],
+    options: Mapping,
+    seed: int,
+    keeping: Keeping,
+    budget: Budget,
+) -> Erased:
+    """Erases the concepts' prompts from `unet`, in place.
+
+    `base` holds tokenizer, text_encoder, scheduler and latent_shape (C, h, w); `unet` and text encoder are on one
+    device. `concepts` maps names to {"prompt": ..., "anchor": ...}. Raises UserError for a variant that selects
+    nothing, for `reuse` above 1 with the student's states, and for an anchor that is the concept's prompt.
+    """
+    _check(concepts, options)
+    reference = copy.deepcopy(unet).eval().requires_grad_(False)
+    prompts = [concept["prompt"] for concept in concepts.values()]
+    embeddings = encode_prompts(base.tokenizer, base.text_encoder, ["", *prompts]).float()
+    empty, texts = embeddings[:1], embeddings[1:]  # null, c
+    starts = texts  # c, or c'
+    if options["erase_from"] == "anchor":
+        anchors = [concept["anchor"] for concept in concepts.values()]
+        starts = encode_prompts(base.tokenizer, base.text_encoder, anchors).float()
+    sampler = build_scheduler("ddim", base.scheduler.config, options["sampler_steps"])
+    optimizer = adamw(trainable.select(unet, options["variant"], "erase.esd"), options["lr"])
+    batch, reuse = options["batch"], options["reuse"]
+    frozen = Trajectories(
+        reference,
+        sampler,
+        empty,
+        lambda window: dealt(starts, batch, window),
+        base.latent_shape,
+        options,
+        seed,
+        options["steps"],
+    )
+
+    def own(k: int) -> States:
+        text = dealt(starts, batch, k)
+        noisy, t = arrive(unet, sampler, empty, text, base.latent_shape, options, seed, k, budget)
+        both = torch.cat([empty.expand_as(text), text])
+        answers = ask(reference, torch.cat([noisy, noisy]), torch.cat([t, t]), both, budget)
+        return States(noisy, t, text, *answers.chunk(2))
+
+    def step(k: int) -> dict[str, Tensor]:
+        states = own(k) if options["states"] == "student" else frozen.at(k, budget)
+        erased = states.conditional  # f*(c)
+        if starts is not texts:
+            erased = ask(reference, states.noisy, states.t, dealt(texts, batch, k // reuse), budget)
+        target = _target(states, erased, options)
+        loss = mean_square(answer(unet, states.noisy, states.t, states.text, budget), target)
+        descend(loss, optimizer, options["lr"])
+        return {"loss": loss.detach()}
+
+    unet.train()
+    training = Training(step, {"student": unet}, {"esd": optimizer})
+    progress = run(training, options["steps"], keeping, {"total": budget})
+    unet.eval()
+    return Erased(progress)
+
+
+def _check(concepts: Mapping[str, Mapping], options: Mapping) -> None:
+    if options["states"] == "student" and options["reuse"] != 1:  # the schema says so too; for calls from Python
+        raise UserError(
+            f"erase.esd.reuse: {options['reuse']} with states student, whose trajectories change with every step; "
+            "set reuse to 1, or states to frozen"
+        )
+    if options["erase_from"] == "anchor":
+        for name, concept in concepts.items():
+            if concept["anchor"] == concept["prompt"]:
+                raise UserError(
+                    f"erase.esd.erase_from: anchor, but the anchor of {name} is its prompt ({concept['prompt']!r}); "
+                    "give it another anchor, or erase from empty"
+                )
+
+
+def _target(states: States, erased: Tensor, options: Mapping) -> Tensor:
+    """What the student is to answer: f*(null), or f*(c') with an anchor, less eta (f*(c) - f*(null)) (eq. 7)."""
+    start = states.null if options["erase_from"] == "empty" else states.conditional
+    return start - options["eta"] * (erased - states.null)

@@ -1,0 +1,116 @@
+"""Forget-Me-Not (Zhang et al. 2023, arXiv 2303.17591), on any U-Net of a StableDiffusionPipeline.
+
+The attention that pictures of a concept pay to the concept's tokens in their captions is made to vanish, on noised
+pictures at random t: the loss is that of lethe/training/suppressions/attention_forgetting.py. Where the words of the
+captions do not catch the concept, `inversion_steps` of textual inversion on its pictures come first
+(lethe/erasing/inversion.py): every caption is then "<anchor> *", and attention has to leave the learnt word.
+
+Per optimiser step and picture: one student forward, one backward; the same per step of inversion. A run that goes on
+does the inversion again, which the state has counted.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from lethe.erasing import inversion, trainable
+from lethe.erasing.erased import Erased
+from lethe.files.errors import UserError
+from lethe.stage.record import Budget
+from lethe.training.data import Encoded, generator, shares, to_device
+from lethe.training.finetune import Batch, adamw, descend, draw
+from lethe.training.loop import Keeping, Training, run
+from lethe.training.losses import schedule
+from lethe.training.suppressions import attention_forgetting
+
+NEEDS = ["concepts"]
+OPTIONS = {
+    "variant": {
+        "description": "what is trained: x cross-attention, full everything before the last of it",
+        "enum": ["x", "full"],
+    },
+    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
+    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
+    "lr": {"description": "AdamW learning rate", "$ref": "#/$defs/rate"},
+    "end_token": {
+        "description": "whether attention to the caption's end token, which sums it up, is to vanish too",
+        "type": "boolean",
+    },
+    "inversion_steps": {
+        "description": "steps of textual inversion that first learn a word for the concept; 0: the captions' words",
+        "type": "integer",
+        "minimum": 0,
+    },
+    "inversion_lr": {"description": "AdamW learning rate of the inversion", "$ref": "#/$defs/rate"},
+}
+
+
+def erase(
+    unet: nn.Module,
+    base: SimpleNamespace,
+    concepts: Mapping[str, Mapping],
+    options: Mapping,
+    seed: int,
+    keeping: Keeping,
+    budget: Budget,
+) -> Erased:
+    """Makes `unet` look away from the concepts' words, in place.
+
+    `base` holds scheduler, concepts {name: Encoded} and, for an inversion, tokenizer and text_encoder, which stay as
+    they are. Raises UserError for captions that have no words of the concept, and for a variant that selects nothing.
+    """
+    pictures, size = [base.concepts[name] for name in concepts], options["batch"]
+    table, facts = schedule(base.scheduler, None, "legacy", pictures[0].device), {}
+    trainable.select(unet, options["variant"], "erase.fmn")  # what cannot be trained shows before the inversion
+    learned = None
+    if options["inversion_steps"]:
+        unet.requires_grad_(False)
+        learned = inversion.learn(unet, base, pictures, list(concepts.values()), table, options, seed, budget)
+        facts["inversion_loss"] = ends(learned.losses)
+    else:
+        _check({name: base.concepts[name] for name in concepts})
+    optimizer = adamw(trainable.select(unet, options["variant"], "erase.fmn"), options["lr"])
+
+    def step(k: int) -> dict[str, Tensor]:
+        counts = shares(size, len(pictures), k)
+        batch = draw(pictures, counts, table, generator(seed, "forget", k))
+        loss = attention_forgetting.loss(unet, unet, reworded(batch, learned, counts), options, budget)
+        descend(loss, optimizer, options["lr"])
+        return {"loss": loss.detach()}
+
+    unet.train()
+    progress = run(Training(step, {"student": unet}, {"fmn": optimizer}), options["steps"], keeping, {"total": budget})
+    unet.eval()
+    return Erased(progress, facts)
+
+
+def reworded(batch: Batch, learned: inversion.Learned | None, counts: list[int]) -> Batch:
+    """The batch, `counts[i]` pictures of concept i, with the learnt words' sentences for captions, if there are any."""
+    if learned is None:
+        return batch
+    rows = to_device(torch.tensor(counts), learned.text.device)
+    own = {
+        key: getattr(learned, key).repeat_interleave(rows, 0, output_size=len(batch.t))
+        for key in ("text", "mask", "end")
+    }
+    return dataclasses.replace(batch, **own)
+
+
+def ends(losses: Tensor) -> list[float]:
+    """Mean of the first tenth and of the last."""
+    share = max(1, len(losses) // 10)
+    return [round(float(part.mean()), 6) for part in (losses[:share], losses[-share:])]
+
+
+def _check(pictures: Mapping[str, Encoded]) -> None:
+    for name, own in pictures.items():
+        if own.mask is None:
+            raise UserError(f"{own.folder} ({name}): pictures encoded without anchors; encode them again")
+        if not own.mask.any():
+            raise UserError(
+                f"concepts.{name}: its captions have no word that is not its anchor's too; give it another anchor, or "
+                "set erase.fmn.inversion_steps"
+            )

@@ -1,0 +1,99 @@
+"""Fréchet distance between the features of drawn and real pictures (1706.08500 eq. 6).
+
+The formula of clean-fid's `frechet_distance`, with the trace of the matrix root taken as a sum of singular values:
+scipy's `sqrtm` fails or turns complex where there are fewer pictures than features. The value is biased upwards by
+about 1/n: compare only equal n. Resampling pictures adds to that bias, and would take a root for each resample; the
+interval resamples each picture's influence on the distance instead (the infinitesimal jackknife), which one singular
+value decomposition gives together with the distance. Which features, and how pictures are resized for them, stands in
+the protocol (see `judges.features_protocol`).
+"""
+
+import numpy as np
+import pandas as pd
+
+from lethe.measuring.scoring import Look, Value, Work, mean
+
+VERSION = 2
+NEEDS = ()
+METRICS = {
+    "fid": {
+        "label": "FID",
+        "unit": "",
+        "direction": "down",
+        "digits": 2,
+        "rows": "eval",
+        "column": "fid",
+        "place": 40,
+        "meaning": "Fréchet distance to real pictures, eval prompts",
+    }
+}
+
+
+def looks(work: Work) -> dict[str, Look]:
+    return work.features_look()
+
+
+def protocol(work: Work) -> dict:
+    return work.features_protocol()
+
+
+def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
+    """Column `fid` of the eval pictures: the distance plus each picture's influence on it; its mean is the distance.
+
+    Resampling the column is, to first order, resampling the pictures, so two models can be compared prompt by prompt.
+    """
+    if isinstance(work.features, str):
+        return {}, {"fid": work.features}
+    drawn, real = work.features[0], work.features[1].features
+    value, shares = distance_and_influence(drawn, real)
+    column = np.full(len(table), np.nan)
+    column[(table["set"] == "eval").to_numpy()] = value + shares
+    found, warning = mean(value + shares), too_few(drawn, real)
+    return {"fid": column}, {"fid": Value(value, found.n, max(0.0, found.lo), max(0.0, found.hi), warning=warning)}
+
+
+def too_few(drawn: np.ndarray, real: np.ndarray) -> str | None:
+    """A warning where a covariance cannot have full rank: then FID hardly compares, even with itself at another n."""
+    (n, width), m = drawn.shape, len(real)
+    if min(n, m) > width:
+        return None
+    return f"{n} drawn and {m} real pictures are too few for {width} features: prefer KID"
+
+
+def frechet(drawn: np.ndarray, real: np.ndarray) -> float:
+    """Distance between the normal distributions with the means and covariances of two sets of features [N, D]."""
+    return _distance(factor(drawn), factor(real))
+
+
+def factor(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and R [min(N, D), D] with R.T @ R the covariance."""
+    mean = features.mean(0)
+    return mean, np.linalg.qr(features - mean, mode="r") / np.sqrt(len(features) - 1)
+
+
+def _distance(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:
+    (mean, r), (mean_other, r_other) = one, other
+    # the eigenvalues of the product of both covariances are the squared singular values of r @ r_other.T
+    root = np.linalg.svd(r @ r_other.T, compute_uv=False).sum()
+    return float(max(0.0, ((mean - mean_other) ** 2).sum() + (r**2).sum() + (r_other**2).sum() - 2 * root))
+
+
+def influence(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """[N], mean 0: the derivative of the distance by the weight of each drawn picture (the infinitesimal jackknife)."""
+    return distance_and_influence(drawn, real)[1]
+
+
+def distance_and_influence(drawn: np.ndarray, real: np.ndarray) -> tuple[float, np.ndarray]:
+    """The distance, and its derivative by the weight of each drawn picture [N], from one decomposition.
+
+    Of the trace of the matrix root: with the singular value decomposition x r_other.T = u diag(s) v.T of the centred
+    features x, scaled so that x.T @ x is their covariance, the root's trace is sum(s), and a picture's share in it
+    (u**2 @ s) / 2 times N: no inverse is needed, with fewer pictures than features neither.
+    """
+    own, (other, r_other), n = drawn.mean(0), factor(real), len(drawn)
+    centred = drawn - own
+    u, s, _ = np.linalg.svd(centred @ r_other.T / np.sqrt(n - 1), full_matrices=False)
+    spread = (centred**2).sum(1) * n / (n - 1)
+    value = ((own - other) ** 2).sum() + spread.mean() + (r_other**2).sum() - 2 * s.sum()
+    shares = 2 * centred @ (own - other) + spread - spread.mean() - (n * (u**2 @ s) - s.sum())
+    return float(max(0.0, value)), shares

@@ -1,0 +1,139 @@
+"""The address of a result is the hash of its recipe (DESIGN rule 2).
+
+A recipe is: stage, the stage's VERSION, its resolved options, and the recipes of its parents. Parents that nobody made
+here (a base model, pictures, prompt files) count by the identity of their content. The workflow plans addresses with
+these functions before anything exists; a stage computes its own recipe from its inputs with the same ones.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from lethe.files.errors import UserError
+from lethe.files.io import META, canonical, digest, read_meta
+
+RESULTS = Path("results")  # below it results/<experiment>/<kind>/<arm>/<key>-<recipe>/
+REPORTS = Path("reports")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of a folder without a list
+SAMPLED = 1 << 20  # of a file over 32 MiB only head and tail are hashed: planning a run must not read gigabytes
+
+
+def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str]) -> str:
+    """Ten hex characters. `parents` maps a role to the parent's recipe or identity."""
+    return digest({"stage": stage, "version": version, "options": dict(options), "parents": dict(parents)})
+
+
+def of_result(folder: Path) -> str:
+    """Recipe of a finished result folder."""
+    return read_meta(folder)["recipe"]
+
+
+def of_weights(folder: Path) -> str:
+    """Identity of a U-Net: the recipe of a result, or the content of a folder in which others saved one."""
+    folder = Path(folder)
+    return of_folder(folder) if folder.is_dir() and not (folder / META).is_file() else of_result(folder)
+
+
+def of_file(path: Path) -> str:
+    """Identity of a small file such as a prompt CSV: its bytes."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:10]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+
+
+def of_folder(folder: Path) -> str:
+    """Identity of a folder that was given to us: names, sizes and bytes (head and tail of large files)."""
+    folder = Path(folder)
+    seen = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            content = hashlib.sha256(file.read() if size <= 32 * SAMPLED else file.read(SAMPLED))
+            if size > 32 * SAMPLED:
+                file.seek(-SAMPLED, 2)
+                content.update(file.read())
+        seen.append([str(path.relative_to(folder)), size, content.hexdigest()])
+    return digest(seen)
+
+
+def of_model(path: str, revision: str | None) -> str:
+    """Identity of a base model, judge or descriptor: a folder's content, or hub id and revision.
+
+    Raises UserError if it is neither a folder nor an id with a full commit as its revision (a branch may move).
+    """
+    if Path(path).is_dir():
+        return of_result(path) if (Path(path) / META).is_file() else of_folder(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")
+    if not revision or not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(f"{path}: a hub id needs its revision, the 40 hex digits of a commit; found {revision!r}")
+    return digest([path, revision])
+
+
+def of_judges(score: Mapping) -> dict[str, str]:
+    """Role -> identity of what section `score` measures with: a folder by its content, any other name by itself.
+
+    Roles: clip, descriptor, features, style, content; those set to null are left out. `judges.check` says which names
+    are good.
+    """
+    roles = {role: score[role] for role in ("clip", "descriptor", "features")} | dict(score["judges"])
+    found = {}
+    for role, text in roles.items():
+        if text is None:
+            continue
+        path = text.removeprefix("local-dir:")
+        found[role] = of_model(path, None) if Path(path).is_dir() else text
+    return found
+
+
+def picture_list(folder: Path) -> Path:
+    """What lists a folder's pictures: its metadata.jsonl, or in COCO's layout ../annotations/captions_NAME.json.
+
+    Raises UserError if there is neither.
+    """
+    found = listed(folder)
+    if found is None:
+        own, coco = _lists(folder)
+        raise UserError(
+            f"{folder}: no {own.name} there (one JSON object a line: file_name, text), and no {coco} (COCO)"
+        )
+    return found
+
+
+def listed(folder: Path) -> Path | None:
+    """The same, None if there is neither."""
+    return next((path for path in _lists(Path(folder)) if path.is_file()), None)
+
+
+def _lists(folder: Path) -> tuple[Path, Path]:
+    folder = Path(folder)
+    return folder / "metadata.jsonl", folder.parent / "annotations" / f"captions_{folder.name}.json"
+
+
+def plain_pictures(folder: Path) -> list[str]:
+    """Picture files in a folder and below it, by name; hidden ones are left out."""
+    folder = Path(folder)
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    return sorted(str(path) for path in found if not any(part[0] == "." for part in path.parts))
+
+
+def of_pictures(folder: Path, make: str | None, plain: bool = False) -> str:
+    """Identity of a picture folder: the command that makes it, or else its list and its files' sizes.
+
+    A samples folder of ours counts by its recipe. `plain`: a folder without a list counts by its pictures' sizes.
+    """
+    folder = Path(folder)
+    if (folder / META).is_file():
+        return of_result(folder)
+    if make:
+        return digest([make, str(folder)])
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such picture folder")
+    if plain and not listed(folder) and (names := plain_pictures(folder)):
+        return digest({name: (folder / name).stat().st_size for name in names})
+    text = picture_list(folder).read_bytes()
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
+    return hashlib.sha256(canonical(sizes).encode() + text).hexdigest()[:10]

@@ -1,0 +1,87 @@
+"""Plug-ins are modules: `lethe/erasing/erasers/esd.py` is the eraser `esd` (DESIGN rule 6).
+
+A plug-in package holds one module per plug-in with one function of an agreed name, and an `OPTIONS` dict: the JSON
+schema of its options. Adding a plug-in is adding that one file. Names and options are read without importing the
+module, so that planning a run does not import torch.
+"""
+
+import ast
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from lethe.files.errors import UserError
+
+LETHE = Path(__file__).resolve().parents[1]
+ROOMS = {  # where each package of plug-ins stands
+    "pruners": "pruning",
+    "solvers": "training",
+    "suppressions": "training",
+    "erasers": "erasing",
+    "attacks": "attacking",
+    "metrics": "measuring",
+    "detectors": "measuring",
+}
+
+
+def folder(package: str) -> Path:
+    """Where the modules of a plug-in package such as "erasers" lie."""
+    return LETHE / ROOMS[package] / package
+
+
+def names(package: str) -> list[str]:
+    """Plug-ins of a package such as "erasers", sorted."""
+    return sorted(p.stem for p in folder(package).glob("*.py") if not p.stem.startswith("_"))
+
+
+def check(package: str, name: str) -> str:
+    """Returns the name, or raises UserError with the known ones."""
+    if name not in names(package):
+        raise UserError(f"{name!r} is not one of the {package}: {', '.join(names(package))}")
+    return name
+
+
+def get(package: str, name: str) -> ModuleType:
+    """The plug-in's module, imported."""
+    return importlib.import_module(f"lethe.{ROOMS[package]}.{package}.{check(package, name)}")
+
+
+def needs(package: str, name: str, options: Mapping | None = None) -> list[str]:
+    """What a plug-in reads beside its options: its constant NEEDS; nothing if it has none.
+
+    Where an option decides, NEEDS is {option: {its value: what is read}}.
+    """
+    found = literal(package, name, "NEEDS", [])
+    if isinstance(found, dict):
+        ((key, by_value),) = found.items()
+        return by_value[options[key]]
+    return found
+
+
+def guides(eraser: str) -> bool:
+    """True of an eraser that leaves the weights alone and guides sampling: its constant GUIDES."""
+    return literal("erasers", eraser, "GUIDES", False)
+
+
+def literals(package: str, constant: str) -> dict[str, object]:
+    """The same constant of every plug-in of a package that has it, by the plug-ins' names."""
+    found = {name: literal(package, name, constant, None) for name in names(package)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def literal(package: str, name: str, constant: str, default: object = ...) -> object:
+    """A module-level constant (OPTIONS, NEEDS) read from the source text; it must be a literal.
+
+    Without OPTIONS a module has none. Raises LookupError if the module lacks another constant and there is no default.
+    """
+    path = folder(package) / f"{check(package, name)}.py"
+    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(getattr(target, "id", "") == constant for target in targets) and getattr(node, "value", None):
+            return ast.literal_eval(node.value)
+    if constant == "OPTIONS":
+        return {}
+    if default is not ...:
+        return default
+    raise LookupError(f"{path.relative_to(LETHE.parent)} has no {constant}")

@@ -1,0 +1,18 @@
+"""BK-SDM-Tiny (Kim et al. 2023, arXiv 2305.15798): removes what bk_small removes, and the innermost stage."""
+
+from diffusers import UNet2DConditionModel
+
+from lethe.pruning.narrowing import Goal
+from lethe.pruning.pruners import _blocks
+
+OPTIONS = {}
+
+
+def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:
+    """A smaller net that inherits its weights; see the package's docstring."""
+    return _blocks.remove(unet, goal, mid=True, stage=True)
+
+
+def removed(unet: UNet2DConditionModel) -> list[str]:
+    """Paths of the blocks that go."""
+    return _blocks.gone(unet, mid=True, stage=True)

@@ -1,0 +1,277 @@
+"""What all stages share on the command line: flags made from the schema, one-line errors, the device."""
+
+import argparse
+import errno
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.params import options as opts
+from lethe.params import registry
+from lethe.stage import alone, gpus, stopping
+
+if TYPE_CHECKING:
+    import torch
+
+
+def parser(stage: str, doc: str) -> argparse.ArgumentParser:
+    """A parser with the flags that every stage has. `doc` is the stage's docstring; its text is the help."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--out", type=Path, required=True, help="result folder")
+    made.add_argument("--dry-run", action="store_true", help="check every input, say what would be done, do nothing")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
+    made.add_argument("--params", type=Path, help="params file that gives the values not given as flags")
+    return made
+
+
+def add_base(made: argparse.ArgumentParser) -> None:
+    """--base and --revision."""
+    made.add_argument("--base", required=True, help="base model: a StableDiffusionPipeline folder, or a hub id")
+    made.add_argument("--revision", help="commit of the hub id")
+
+
+def add_resolution(made: argparse.ArgumentParser) -> None:
+    """--resolution."""
+    made.add_argument(
+        "--resolution", type=_resolution, help="picture side in pixels, or none: the model's own (default)"
+    )
+
+
+def _resolution(text: str) -> int | str:
+    return "none" if text == "none" else _count(text)
+
+
+def resolution(args: argparse.Namespace) -> int | None:
+    """The picture side: the flag over the params file; None is the model's own."""
+    if args.resolution is None and args.params:
+        return opts.load(args.params)["base"]["resolution"]
+    return None if args.resolution == "none" else args.resolution
+
+
+def add_training(made: argparse.ArgumentParser) -> None:
+    """--seed, --state and --checkpoint-seconds."""
+    made.add_argument("--seed", type=_seed, required=True, help="training seed, from 0")
+    made.add_argument("--state", type=Path, help="folder of the state for resuming (default: state/RECIPE)")
+    made.add_argument(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=300.0,
+        help="seconds between checkpoints, more where one takes over 2 %% of that; 0 makes one a step (default: 300)",
+    )
+
+
+def early(key: str, section: str | None = None) -> str | None:
+    """A value that decides which flags there are, before they are parsed; from the params file if no flag gives it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument(flag(key))
+    first.add_argument("--params", type=Path)
+    found, _ = first.parse_known_args()
+    value = getattr(found, key)
+    return opts.load(found.params)[section][key] if value is None and section and found.params else value
+
+
+def add_section(
+    made: argparse.ArgumentParser, section: str, *plugins: tuple[str, str] | None, prefix: str = ""
+) -> None:
+    """One flag a key of a params section, with the schema's type and description. `prefix` stands before each key,
+    where a stage reads two sections with keys of one name."""
+    rules = opts.section_schema(section, *plugins)
+    group = made.add_argument_group(f"values of section {section}")
+    for key, rule in rules["properties"].items():
+        help_text = rule.get("description", "").replace("%", "%%")
+        how = {"metavar": "VALUE", "type": _value, "default": None, "help": help_text}
+        group.add_argument(flag(prefix + key), dest=f"value_{prefix}{key}", **how)
+
+
+def early_plugins(section: str) -> list[tuple[str, str] | None]:
+    """The plug-ins that a section's flags or the params file choose, before flags are parsed."""
+    found = []
+    for key, package in opts.CHOICES[section].items():
+        name = early(key, section)
+        found.append((package, registry.check(package, name)) if name else None)
+    return found
+
+
+def flag(key: str) -> str:
+    """params key -> flag: upper_lr -> --upper-lr."""
+    return "--" + key.replace("_", "-")
+
+
+def flags(values: dict) -> list[str]:
+    """A section's values as the words of a command line; `add_section` reads them back."""
+    words = []
+    for key, value in values.items():
+        words += [flag(key), "none" if value is None else value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def _value(text: str) -> object:
+    if text in ("none", "null"):
+        return "none"  # told apart from a flag that was not given
+    try:
+        return json.loads(text, parse_constant=lambda name: name)
+    except json.JSONDecodeError:
+        return text
+
+
+def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, str] | None, prefix: str = "") -> dict:
+    """The section's values: flags over the params file. Raises UserError for a missing or illegal one."""
+    rules = opts.section_schema(section, *plugins)
+    values = {}
+    if args.params:
+        found = opts.load(args.params)
+        for word in section.split("_", 1) if section.startswith("erase_") else [section]:
+            found = found.get(word, {})
+        values = {key: found[key] for key in rules["properties"] if key in found}
+    given = {key: getattr(args, f"value_{prefix}{key}") for key in rules["properties"]}
+    values |= {key: _null(value, rules["properties"][key]) for key, value in given.items() if value is not None}
+    missing = [flag(prefix + key) for key in rules["required"] if key not in values]
+    if missing:
+        raise UserError(f"section {section}: missing {' '.join(missing)}; give them, or --params FILE")
+    opts.check(values, rules, section)
+    return values
+
+
+def _null(value: object, rule: dict) -> object:
+    """The word none is null, but where a value may be called so."""
+    return None if value == "none" and "none" not in rule.get("enum", []) else value
+
+
+def named_paths(pairs: list[str], what: str) -> dict[str, Path]:
+    """["monet=a.csv", ...] -> {"monet": Path("a.csv"), ...}."""
+    found = {}
+    for pair in pairs:
+        name, sign, path = pair.partition("=")
+        if not (name and sign and path):
+            raise UserError(f"{what}: {pair!r} is not NAME=PATH")
+        if name in found:
+            raise UserError(f"{what}: {name!r} is given twice")
+        found[name] = Path(path)
+    return found
+
+
+def device(args: argparse.Namespace) -> "torch.device":
+    """The torch device asked for; sets the number of CPU threads. Raises UserError if it is not there, and OSError if
+    what is to be computed there could not be written in the end."""
+    io.check_place(args.out)
+    name = args.device
+    if name == "auto":
+        gpus.claim()
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device: {name!r} is not available on this machine; use cpu")
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"--device: {name!r} is not there: this machine has {torch.cuda.device_count()} GPUs, from 0"
+            )
+        torch.cuda.set_device(chosen.index or 0)  # what peak memory is read from
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    return chosen
+
+
+def run_stage(name: str, words: Sequence[str]) -> None:
+    """The command `python -m stages.NAME WORDS`, in this process."""
+    importlib.import_module(f"stages.{name}").main(words)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command: what a user can mend becomes one line on stderr and an exit code that is not 0.
+
+    2 a mistake, 3 a full disk or one that cannot be written, 130 and 143 interrupted. Of two that make the same --out
+    one waits for the other.
+    """
+    stopping.install()
+    try:
+        with _alone(sys.argv[1:]):
+            main()
+    except UserError as error:
+        sys.exit(_say(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; run the same command to go on", 130))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        sys.exit(_say(of_disk(error), 3))
+
+
+def of_disk(error: OSError) -> str:
+    """The line that tells of a disk that does not take what is to be written; the error's number is one of DISK."""
+    name = re.sub(r"\.part-\d+", "", str(error.filename or "a file"))  # what is to become of it
+    return f"{name}: cannot be written: {DISK[error.errno]}, then run again"
+
+
+DISK = {
+    errno.ENOSPC: "no space left on the disk; free some",
+    errno.EDQUOT: "your quota of the disk is used up; free some",
+    errno.EROFS: "the file system is mounted read-only; mount it for writing or link the folder elsewhere",
+    errno.EACCES: "no permission; change its owner or mode",
+    errno.EPERM: "not permitted; change its owner or mode",
+    errno.ELOOP: "its symbolic links lead in a circle; remove them",
+    errno.ENOTDIR: "a file stands where a folder is wanted; move it away",
+    errno.EIO: "the disk does not answer; look after it",
+}
+
+
+def _alone(words: list[str]) -> AbstractContextManager:
+    """The lock on --out, for a command that will write there."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--out", nargs="?")
+    first.add_argument("--dry-run", action="store_true")
+    found, rest = first.parse_known_args(words)
+    writes = found.out and not found.dry_run and not {"-h", "--help"} & set(rest)
+    return alone.alone(Path(found.out)) if writes else nullcontext()
+
+
+def _say(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    if code == 130:
+        sys.stdout.flush()
+        os._exit(code)  # worker threads of torch may hold a normal exit back for seconds
+    return code

@@ -1,0 +1,158 @@
+"""Pictures with captions: an imagefolder, a folder of COCO, or the samples folder of a model that drew them; and real
+ones without, to compare with."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from lethe.files.errors import UserError
+from lethe.files.images import MANIFEST, Images
+from lethe.files.io import META, read_json
+from lethe.params.recipe import listed, picture_list, plain_pictures
+from lethe.texts.wording import neutral
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Rows of a picture folder, checked: every file is there. `read` gives a row's file as bytes."""
+
+    source: Path
+    files: list[str]
+    captions: list[str]
+    lines: list[int]
+    read: Callable[[int], bytes]
+    unit: str = "line"  # what `lines` counts
+    anchors: list[str | None] | None = None  # captions with the concept taken out, for rows that bring one
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def where(self, row: int) -> str:
+        """A row as an error names it: list, line, file."""
+        return f"{self.source} {self.unit} {self.lines[row]}: {self.files[row]}"
+
+    def without(self, prompt: str, anchor: str) -> list[str]:
+        """Each row's caption with a concept taken out: its own `anchor`, or else as `lethe.texts.wording.neutral` has
+        it."""
+        own = self.anchors or [None] * len(self)
+        found = zip(self.captions, own, strict=True)
+        return [neutral(caption, prompt, anchor) if given is None else given for caption, given in found]
+
+    def decode(self, row: int, content: bytes) -> Image.Image:
+        """A row's bytes as an upright RGB picture. Raises UserError naming row and file if they are none."""
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                return ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{self.where(row)}: not a readable picture ({error}); mend it or drop the row") from None
+
+
+def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictures:
+    """Lists and checks the pictures of a folder; decodes none.
+
+    An imagefolder has a `metadata.jsonl` with one object a line: `file_name`, `text` (the caption) and, if wanted,
+    `anchor` (the caption with a concept taken out). COCO's
+    folder `coco/train2017` has its captions in `coco/annotations/captions_train2017.json`; of the five of a picture
+    the first is taken, so that the frozen embeddings of all captions stay of a size that can be kept. A samples folder
+    (a finished result with `images.tar` and `manifest.csv`) has its prompts as captions. `prompt`, if given, is the
+    caption of the rows that have none. `plain`: a folder without a list is good too, all picture files in it and below,
+    with `prompt` as their caption.
+    Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such picture folder")
+    if (folder / META).is_file():
+        return _samples(folder)
+    if plain and not listed(folder) and (names := plain_pictures(folder)):
+        numbers = list(range(1, len(names) + 1))
+        texts = [prompt or ""] * len(names)
+        return Pictures(folder, names, texts, numbers, lambda row: _content(folder / names[row]), "picture")
+    source = picture_list(folder)
+    found = _coco(folder, source, prompt) if source.suffix == ".json" else _imagefolder(folder, source, prompt)
+    if not found.files:
+        raise UserError(f"{source}: lists no pictures")
+    return found
+
+
+def contents(folder: Path) -> str:
+    """sha256 of the bytes of a folder's pictures (real ones, or a model's samples), in the order of its list."""
+    found, hashed = read(folder, prompt="", plain=True), hashlib.sha256()
+    for row in range(len(found)):
+        hashed.update(hashlib.sha256(found.read(row)).digest())
+    return hashed.hexdigest()
+
+
+def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
+    found = read_json(source)
+    try:
+        files = {int(image["id"]): str(Path(image["file_name"])) for image in found["images"]}
+        captions = {}
+        for note in sorted(found["annotations"], key=lambda note: note["id"]):
+            captions.setdefault(int(note["image_id"]), " ".join(note["caption"].split()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{source}: not COCO's captions (images: id, file_name; annotations: id, image_id, caption): "
+            f"{type(error).__name__} {error}"
+        ) from None
+    ids = sorted(files)
+    for number in ids:
+        if captions.setdefault(number, prompt) is None:
+            raise UserError(f"{source} image {number}: {files[number]} has no caption; drop it or give it one")
+        if not (folder / files[number]).is_file():
+            raise UserError(f"{source} image {number}: {files[number]}: no such file in {folder}")
+    names = [files[number] for number in ids]
+    texts = [captions[number] for number in ids]
+    return Pictures(source, names, texts, ids, lambda row: _content(folder / names[row]), "image")
+
+
+def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
+    files, captions, anchors, lines = [], [], [], []
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 ({error}); save it as UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):  # captions may hold other line ends
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{source} line {number}: not JSON ({error}); one object a line is wanted") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{source} line {number}: not an object; wanted: file_name, text")
+        row = {"text": prompt} | row
+        for column in ("file_name", "text"):
+            if not isinstance(row.get(column), str):
+                raise UserError(f"{source} line {number}: no text in column {column!r}; wanted: file_name, text")
+        if not isinstance(row.get("anchor"), str | None):
+            raise UserError(f"{source} line {number}: anchor {row['anchor']!r} is no text; mend it or leave it out")
+        if not (folder / row["file_name"]).is_file():
+            raise UserError(f"{source} line {number}: {row['file_name']}: no such file in {folder}")
+        files.append(row["file_name"])
+        captions.append(row["text"])
+        anchors.append(row.get("anchor"))
+        lines.append(number)
+    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]), anchors=anchors)
+
+
+def _samples(folder: Path) -> Pictures:
+    images = Images(folder)  # its file stays open as long as `read` lives
+    if not images.entries:
+        raise UserError(f"{folder / MANIFEST}: lists no pictures")
+    files = [entry.file for entry in images.entries]
+    captions = [entry.prompt for entry in images.entries]
+    lines = list(range(2, len(files) + 2))
+    return Pictures(folder / MANIFEST, files, captions, lines, lambda row: images.read(images.entries[row]))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or drop the row") from None
