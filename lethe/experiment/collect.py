@@ -1,8 +1,9 @@
 """Deletes results that no params file wants any more.
 
 Results stay when their recipe changes, so that going back costs nothing. This removes, in the experiments of the given
-params files, every result folder whose address is in none of their plans, what killed runs left beside them, and states
-for resuming that nobody will go on from. Experiments that no given file names are not touched.
+params files, every result folder whose address is in none of their plans, what killed runs left beside them, states for
+resuming that nobody will go on from, and hashes of files that are gone. Experiments that no given file names are not
+touched.
 
     python -m lethe.experiment.collect params.yaml [params/own.yaml ...] [--dry-run]
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from lethe.experiment.graph import Plan
 from lethe.experiment.plan import build
-from lethe.files import io
+from lethe.files import hashes, io
 from lethe.files.errors import UserError
 from lethe.params import options
 from lethe.params.recipe import REPORTS, RESULTS
@@ -60,7 +61,7 @@ def main() -> None:
     made.add_argument("--dry-run", action="store_true", help="list what would be deleted, delete nothing")
     args = made.parse_args()
     plans = [build(options.load(path)) for path in args.params]
-    found = unwanted(plans) + forsaken(plans)
+    found = unwanted(plans) + forsaken(plans) + hashes.forsaken()
     if not args.dry_run and LOCKS.is_dir() and any(LOCKS.iterdir()):
         raise UserError(f"{LOCKS}: a workflow runs here; wait for it, or after a crash call `snakemake --unlock` first")
     if not args.dry_run and (working := alone.held()):

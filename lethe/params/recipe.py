@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.files.errors import UserError
+from lethe.files.hashes import files, of_files
 from lethe.files.io import META, canonical, digest, read_meta
 
 RESULTS = Path("results")  # below it results/<experiment>/<kind>/<arm>/<key>-<recipe>/
 REPORTS = Path("reports")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of a folder without a list
-SAMPLED = 1 << 20  # of a file over 32 MiB only head and tail are hashed: planning a run must not read gigabytes
 
 
 def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str]) -> str:
@@ -44,18 +44,8 @@ def of_file(path: Path) -> str:
 
 
 def of_folder(folder: Path) -> str:
-    """Identity of a folder that was given to us: names, sizes and bytes (head and tail of large files)."""
-    folder = Path(folder)
-    seen = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            content = hashlib.sha256(file.read() if size <= 32 * SAMPLED else file.read(SAMPLED))
-            if size > 32 * SAMPLED:
-                file.seek(-SAMPLED, 2)
-                content.update(file.read())
-        seen.append([str(path.relative_to(folder)), size, content.hexdigest()])
-    return digest(seen)
+    """Identity of a folder that was given to us: names, sizes and all bytes of its files, links followed."""
+    return digest([[name, *told] for name, told in of_files(folder).items()])
 
 
 def of_model(path: str, revision: str | None) -> str:
@@ -113,16 +103,15 @@ def _lists(folder: Path) -> tuple[Path, Path]:
 
 
 def plain_pictures(folder: Path) -> list[str]:
-    """Picture files in a folder and below it, by name; hidden ones are left out."""
-    folder = Path(folder)
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    return sorted(str(path) for path in found if not any(part[0] == "." for part in path.parts))
+    """Picture files in a folder and below it, by name; hidden ones, and those in hidden folders, are left out."""
+    found = (Path(name) for name in files(folder) if Path(name).suffix.lower() in PICTURES)
+    return [str(path) for path in found if not any(part[0] == "." for part in path.parts)]
 
 
 def of_pictures(folder: Path, make: str | None, plain: bool = False) -> str:
-    """Identity of a picture folder: the command that makes it, or else its list and its files' sizes.
+    """Identity of a picture folder: the command that makes it, or else its list and all bytes of its files.
 
-    A samples folder of ours counts by its recipe. `plain`: a folder without a list counts by its pictures' sizes.
+    A samples folder of ours counts by its recipe. `plain`: a folder without a list counts by its pictures' bytes.
     """
     folder = Path(folder)
     if (folder / META).is_file():
@@ -131,9 +120,8 @@ def of_pictures(folder: Path, make: str | None, plain: bool = False) -> str:
         return digest([make, str(folder)])
     if not folder.is_dir():
         raise UserError(f"{folder}: no such picture folder")
+    found = {name: own for name, (_, own) in of_files(folder).items()}
     if plain and not listed(folder) and (names := plain_pictures(folder)):
-        return digest({name: (folder / name).stat().st_size for name in names})
+        return digest({name: found[name] for name in names})
     text = picture_list(folder).read_bytes()
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in files}
-    return hashlib.sha256(canonical(sizes).encode() + text).hexdigest()[:10]
+    return hashlib.sha256(canonical(found).encode() + text).hexdigest()[:10]

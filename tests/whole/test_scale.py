@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from lethe.experiment import plan
 from lethe.files import images
 from lethe.files.io import read_json
 from lethe.params import registry
-from lethe.params.recipe import of_folder
 from lethe.texts.rows import Prompt
 from tests import experiments, tiny_judges
 
@@ -115,16 +113,3 @@ def write_real(folder, rows):
     lines = (json.dumps({"file_name": row.file_name, "text": row.prompt}) for row in rows)
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
-
-
-def test_an_address_needs_no_more_than_the_ends_of_a_big_file(tmp_path):
-    big = tmp_path / "model.safetensors"
-    with open(big, "wb") as file:
-        file.truncate(64 << 30)  # a hole: no disk is used, but whoever reads it reads 64 GB of zeros
-    started = time.process_time()
-    first = of_folder(tmp_path)
-    assert time.process_time() - started < 1
-    with open(big, "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"1")
-    assert of_folder(tmp_path) != first
