@@ -7,14 +7,17 @@ torch and diffusers are imported inside functions, so that a stage can check its
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.files.errors import UserError
 from lethe.files.io import META, checked, read_json, write_json, write_text
+from lethe.models.whole import check_finite, check_keys
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -31,6 +34,13 @@ CONFIGS = {
 }
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PRUNING = "pruning.json"
+UNFED = {  # keys of a U-Net's config: what it wants to be told beside time and text
+    "class_embed_type": "a class or image embedding (unCLIP, upscaler)",
+    "num_class_embeds": "a class embedding (upscaler)",
+    "addition_embed_type": "sizes and a pooled text (SDXL)",
+    "time_cond_proj_dim": "a guidance embedding (LCM)",
+    "encoder_hid_dim_type": "image embeddings (IP-Adapter, Kandinsky)",
+}
 
 
 def check_base(path: str, revision: str | None) -> None:
@@ -46,11 +56,28 @@ def check_base(path: str, revision: str | None) -> None:
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{path}: not a {PIPELINE} folder (no model_index.json); give one, or a hub id OWNER/NAME")
     _check_index(path, read_json(folder / "model_index.json"))
-    for part, config in CONFIGS.items():
-        read_json(folder / part / config)
+    found = {part: read_json(folder / part / config) for part, config in CONFIGS.items()}
+    check_configs(path, found)
     for part, stem in WEIGHTS.items():
         for file in _weight_files(folder / part, stem):
             _check_safetensors(file)
+
+
+def check_configs(path: str, configs: Mapping[str, Mapping]) -> None:
+    """Raises UserError for parts that draw in another way than these stages feed them, by their config.json."""
+    text, unet, vae = configs["text_encoder"], configs["unet"], configs["vae"]
+    kind = text.get("model_type")
+    if kind not in (None, "clip_text_model", "clip"):
+        raise UserError(f"{path}: its text_encoder is a {kind!r}, not CLIP's (clip_text_model); give another base")
+    for key, what in UNFED.items():
+        if unet.get(key):
+            raise UserError(f"{path}: its unet has {key} {unet[key]!r}: {what}, which these stages do not feed")
+    taken, latent = unet.get("in_channels"), vae.get("latent_channels")
+    if isinstance(taken, int) and isinstance(latent, int) and taken != latent:
+        told = "an inpainting or depth model" if taken in (5, 9) else "another vae's model"
+        raise UserError(
+            f"{path}: its unet reads {taken} channels, its vae has {latent}: {told}; give a text-to-image one"
+        )
 
 
 def check_steps(path: str, steps: int) -> None:
@@ -158,18 +185,36 @@ def _load_part(path: str, revision: str | None, part: str) -> object:
             from transformers import CLIPTokenizer
 
             return CLIPTokenizer.from_pretrained(path, **how)
-        model = _model_class(part).from_pretrained(path, **how)
+        with _quiet():
+            model, told = _model_class(part).from_pretrained(path, **how, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: cannot load its {part}: {_first_line(error)}") from None
+    where = f"{path}: its {part}"
+    check_keys(where, told["missing_keys"], told["unexpected_keys"])
+    check_finite(where, dict(model.named_parameters()))
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loaders' own words on weights that lack or are left over are not shown: that is refused, in one line."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _model_class(part: str) -> type:
     if part == "text_encoder":
         from transformers import CLIPTextModel
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()
+        disable_progress_bar()
         return CLIPTextModel
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -216,13 +261,17 @@ def check_unet(folder: Path, base: str) -> None:
 
 
 def save_unet(unet: UNet2DConditionModel, pruning: dict | None, folder: Path) -> None:
-    """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and, unless dense, pruning.json."""
+    """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and, unless dense, pruning.json.
+
+    Raises UserError for weights that are not finite: nothing good is drawn with them.
+    """
     import torch
 
     from lethe.files import tensors
 
     target = Path(folder) / "unet"
     state = {key: value.detach().to("cpu", torch.float32) for key, value in unet.state_dict().items()}
+    check_finite("the U-Net made here", state)
     tensors.save(target / f"{WEIGHTS['unet']}.safetensors", state, {"format": "pt"})
     config = json.loads(unet.to_json_string())
     config.pop("_name_or_path", None)  # where this machine keeps the base
@@ -276,11 +325,13 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(config)
         cut(unet, layers)
-        unet.load_state_dict(state, strict=True, assign=True)
+        told = unet.load_state_dict(state, strict=False, assign=True)
     except (RuntimeError, ValueError, AttributeError, KeyError, SafetensorError) as error:
         raise UserError(
             f"{folder}: weights, config.json and {PRUNING} do not fit: {' '.join(str(error).split())[:300]}"
         ) from None
+    check_keys(f"{folder}: its unet", told.missing_keys, told.unexpected_keys)
+    check_finite(f"{folder}: its unet", state)
     return unet.eval()
 
 
