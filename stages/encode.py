@@ -60,8 +60,10 @@ def main() -> None:
     base.vae.to(device)
     base.text_encoder.to(device)
     with result_folder(args.out) as part:
-        data.encode(found, base, part, resolution, options["flip"], device, anchors)
-        recorder.write(part, device=str(device), pictures=len(found), pixels=resolution)
+        told = data.encode(found, base, part, resolution, options["flip"], device, anchors)
+        recorder.write(part, device=str(device), pictures=len(found), pixels=resolution, **told)
+    if told["cut"]:
+        print(pipelines.cut_line(told["cut"]))
     print(f"{args.out}: {len(found)} pictures at {resolution} pixels")
 
 

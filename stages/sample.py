@@ -95,7 +95,7 @@ def make(
     from lethe.drawing.sampling import tiles
 
     wanted, facts = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}, {}
-    files = kept.filled(wanted, lambda missing: draw(args, device, values, record, missing, facts))
+    files = kept.filled(wanted, lambda missing: draw(args, device, values, record, rows, missing, facts))
     with io.result_folder(args.out) as part:
         write_tar(part / TAR, (member for path in files for member in read_tar(path)))
         members = zip(rows, read_tar(part / TAR), strict=True)
@@ -111,14 +111,16 @@ def draw(
     device: object,
     values: dict,
     record: dict | None,
+    rows: Sequence[Row],
     wanted: Sequence[Sequence[Row]],
     facts: dict[str, object],
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """For each tile its tar members; at the end `facts` is told of the networks, even if no tile was left to draw."""
+    """For each tile its tar members; at the end `facts` is told of the networks and of all
+    rows' texts, even if no tile was left to draw."""
     import torch
 
     from lethe.drawing import latency, sampling
-    from lethe.models.pipelines import latent_shape, load_base, load_unet, text_length
+    from lethe.models.pipelines import cut_line, cut_texts, latent_shape, load_base, load_unet, text_length
 
     own = guidance.load_text_encoder(args.model) if args.model else None
     parts = ["vae", "tokenizer", "scheduler", *([] if own else ["text_encoder"]), *([] if args.model else ["unet"])]
@@ -134,6 +136,9 @@ def draw(
         yield [
             (f"{name}/{row.case_number}.png", png(pixels)) for (name, row), pixels in zip(tile, pictures, strict=True)
         ]
+    facts["cut"] = cut_texts(base.tokenizer, base.text_encoder.config, (row.prompt for _, row in rows))
+    if facts["cut"]:
+        print(cut_line(facts["cut"]))
     facts["peak_memory_mb"] = peak_memory_mb()  # of drawing alone
     size = (base.latent_shape, text_length(args.base, args.revision))
     facts["unet"] = latency.deployed(unet, values["precision"], *size, device)

@@ -156,8 +156,14 @@ def noised(
 
 
 def decode(vae: torch.nn.Module, latents: torch.Tensor) -> np.ndarray:
-    """Latents [B, C, h, w] -> pictures uint8 [B, H, W, 3], rounded to the nearest of 256 values."""
+    """Latents [B, C, h, w] -> pictures uint8 [B, H, W, 3], rounded to the nearest of 256 values.
+
+    Raises UserError for NaN or infinity, which would become black pictures that pass for erased ones.
+    """
     pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    if not torch.isfinite(pixels).all():
+        what = "decoder gives" if torch.isfinite(latents).all() else "U-Net gives"
+        raise UserError(f"the {what} NaN or infinity; with sample.precision float16 try bfloat16, else another model")
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 

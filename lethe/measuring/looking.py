@@ -1,13 +1,11 @@
 """One pass over a model's pictures, in which every network that some metric wants looks at each of them; and what a
 network says of a folder of real pictures, kept under the hash of both.
 
-A picture is read and decoded once, however many networks look at it. Grey and palette pictures, CMYK and an alpha
-channel that hides nothing become RGB, and are counted. What would lose something is refused: transparency (its hidden
-colours are nobody's choice, and the background is ours to guess), and more than eight bits.
+A picture is read and decoded once, however many networks look at it. What is made RGB is counted here; what is refused
+says `lethe.files.decoding`.
 """
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from lethe.files import tensors
+from lethe.files.decoding import decoded
 from lethe.files.errors import UserError
 from lethe.files.images import Entry, Images
 from lethe.files.io import digest
@@ -27,7 +26,6 @@ from lethe.training import pictures
 
 BATCH = 64
 CACHE_VERSION = 2  # to be raised when a network's output changes under the same name and weights
-EIGHT_BITS = ("RGB", "L", "1", "P", "CMYK", "YCbCr", "LA", "PA", "RGBA", "La", "RGBa", "RGBX")
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,6 @@ class Real:
     features: np.ndarray
     sha256: str
     converted: dict[str, int]
-
-
-def decoded(where: str, content: bytes) -> tuple[Image.Image, str]:
-    """Bytes of a picture file -> upright RGB picture, and the mode it came in.
-
-    Raises UserError naming the file (`where`) if it is no picture, or has transparency or more than eight bits.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            mode, upright = picture.mode, ImageOps.exif_transpose(picture)
-            if mode in EIGHT_BITS and upright.has_transparency_data and _hides(upright):
-                raise UserError(f"{where}: has transparent parts; put it on a background (mode RGB) and try again")
-            if mode not in EIGHT_BITS:
-                raise UserError(f"{where}: has mode {mode}, more than eight bits a channel; save it as 8-bit RGB")
-            return upright.convert("RGB"), mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: not a readable picture ({error}); mend it or drop the row") from None
-
-
-def _hides(picture: Image.Image) -> bool:
-    return picture.convert("RGBA").getchannel("A").getextrema()[0] < 255
 
 
 def look(images: Images, looks: Mapping[str, Look]) -> Seen:

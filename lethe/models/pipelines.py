@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -379,6 +379,19 @@ def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompt
     mask = words.attention_mask if getattr(text_encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         return text_encoder(words.input_ids, attention_mask=mask)[0]
+
+
+def cut_texts(tokenizer: CLIPTokenizer, config: CLIPTextConfig, texts: Iterable[str]) -> list[str]:
+    """Texts that are longer than the text encoder reads: what stands behind its last token changes no picture."""
+    length, unique = _text_length(tokenizer, config), list(dict.fromkeys(texts))
+    found = tokenizer(unique, verbose=False).input_ids if unique else []
+    return [text for text, ids in zip(unique, found, strict=True) if len(ids) > length]
+
+
+def cut_line(cut: Sequence[str]) -> str:
+    """What is said of such texts."""
+    shown = cut[0] if len(cut[0]) <= 60 else f"{cut[0][:57]}..."
+    return f"{len(cut)} texts are longer than the text encoder reads; their ends change nothing (such as {shown!r})"
 
 
 def text_length(path: str, revision: str | None) -> int:

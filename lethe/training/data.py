@@ -1,5 +1,6 @@
 """Latents and caption embeddings, computed once; batches of them, each a pure function of its generator."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,16 +22,23 @@ from lethe.training.pictures import Pictures
 
 LATENTS, CAPTIONS, INDEX = "latents.safetensors", "captions.safetensors", "index.json"
 TILE = 16  # pictures encoded together; a constant, so that no setting of the machine changes a latent
+STRIP = 8  # times as long as wide: of a longer picture only what stays is computed, with other roundings
 
 
 def fit(picture: Image.Image, side: int) -> torch.Tensor:
     """RGB picture -> [3, side, side] in [-1, 1]: short side resized (bicubic, antialiased), centre cropped."""
     scale = side / min(picture.size)
     width, height = (max(side, round(length * scale)) for length in picture.size)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - side) // 2, (height - side) // 2
-    pixels = np.asarray(picture.crop((left, top, left + side, top + side)), dtype=np.float32)
+    box = (left, top, left + side, top + side)
+    if max(width, height) > STRIP * side:  # 2 x 6,000 pixels would be 64 x 192,000 on the way
+        x, y = picture.width / width, picture.height / height
+        picture = picture.resize(
+            (side, side), Image.Resampling.BICUBIC, box=(left * x, top * y, box[2] * x, box[3] * y)
+        )
+    else:
+        picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop(box)
+    pixels = np.asarray(picture, dtype=np.float32)
     return torch.from_numpy(pixels / 127.5 - 1.0).permute(2, 0, 1)
 
 
@@ -42,21 +50,25 @@ def encode(
     flip: bool,
     device: torch.device,
     anchors: Sequence[str] | None = None,
-) -> None:
-    """Writes latents.safetensors, captions.safetensors and index.json into `folder`.
+) -> dict[str, object]:
+    """Writes latents.safetensors, captions.safetensors and index.json into `folder`; returns what there is to tell:
+    `converted`, how many pictures came in another mode than RGB, and `cut`, captions of which the text encoder reads
+    the beginning alone.
 
     `base` holds vae, tokenizer and text_encoder. "mean" and "std" are those of the VAE's posterior, in the U-Net's
     units: (mean - shift_factor) * scaling_factor and std * scaling_factor. Flipped copies follow after all rows.
     Each caption is encoded once, and the empty one. `anchors` are the captions with the concept taken out, one a row;
     with them go the place of the concept's tokens in each caption, and of its end token.
-    Raises UserError naming the row of a picture that is not readable.
+    Raises UserError naming the row of a picture that is not readable, or whose latents are not finite.
     """
     count, side = len(pictures), pipelines.latent_side(resolution, pipelines.vae_scale(base.vae))
     shape = (count * (1 + flip), base.vae.config.latent_channels, side, side)
     arrays = tensors.allocate(folder / LATENTS, {"mean": shape, "std": shape})
-    for rows, pixels in _batches(pictures, resolution):
+    modes: Counter[str] = Counter()
+    for rows, pixels in _batches(pictures, resolution, modes):
         for copy in range(1 + flip):
             mean, std = posterior(base.vae, pixels.flip(-1) if copy else pixels, device)
+            _check_finite(pictures, rows, mean, std)
             for key, value in (("mean", mean), ("std", std)):
                 arrays[key][copy * count + rows[0] : copy * count + rows[-1] + 1] = value.numpy()
     for array in arrays.values():
@@ -64,6 +76,15 @@ def encode(
 
     captions = _encode_captions(base, pictures.captions, anchors, folder / CAPTIONS)
     write_json(folder / INDEX, {"files": pictures.files, **captions, "flip": flip, "resolution": resolution})
+    modes.pop("RGB", None)
+    cut = pipelines.cut_texts(base.tokenizer, base.text_encoder.config, captions["captions"])
+    return {"converted": dict(modes), "cut": cut}
+
+
+def _check_finite(pictures: Pictures, rows: range, *parts: torch.Tensor) -> None:
+    for row, *own in zip(rows, *parts, strict=True):
+        if not all(bool(torch.isfinite(part).all()) for part in own):
+            raise UserError(f"{pictures.where(row)}: the base's vae gives NaN or infinity for it; give another base")
 
 
 def _encode_captions(
@@ -93,11 +114,14 @@ def _embed(base: SimpleNamespace, texts: Sequence[str]) -> torch.Tensor:
     return torch.cat([pipelines.encode_prompts(base.tokenizer, base.text_encoder, tile).half().cpu() for tile in tiles])
 
 
-def _batches(pictures: Pictures, side: int) -> Iterator[tuple[range, torch.Tensor]]:
-    """Rows and their pixels [<= TILE, 3, side, side], in order; the next tile is decoded while one is being used."""
+def _batches(pictures: Pictures, side: int, modes: Counter) -> Iterator[tuple[range, torch.Tensor]]:
+    """Rows and their pixels [<= TILE, 3, side, side], in order; the next tile is decoded while one is being used.
+    `modes` counts the modes that pictures came in."""
 
     def pixels(row: int, content: bytes) -> torch.Tensor:
-        return fit(pictures.decode(row, content), side)
+        picture, mode = pictures.decode(row, content)
+        modes[mode] += 1
+        return fit(picture, side)
 
     with ThreadPoolExecutor(4) as pool:  # decoding releases the interpreter
         waiting = []

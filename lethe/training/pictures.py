@@ -2,14 +2,14 @@
 ones without, to compare with."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from lethe.files.decoding import decoded
 from lethe.files.errors import UserError
 from lethe.files.images import MANIFEST, Images
 from lethe.files.io import META, read_json
@@ -43,13 +43,10 @@ class Pictures:
         found = zip(self.captions, own, strict=True)
         return [neutral(caption, prompt, anchor) if given is None else given for caption, given in found]
 
-    def decode(self, row: int, content: bytes) -> Image.Image:
-        """A row's bytes as an upright RGB picture. Raises UserError naming row and file if they are none."""
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                return ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{self.where(row)}: not a readable picture ({error}); mend it or drop the row") from None
+    def decode(self, row: int, content: bytes) -> tuple[Image.Image, str]:
+        """A row's bytes as an upright RGB picture (`lethe.files.decoding`), and the mode they came in. Raises UserError
+        naming row and file if they are none, or would lose something."""
+        return decoded(self.where(row), content)
 
 
 def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictures:

@@ -1,10 +1,12 @@
+import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lethe.files import tensors
+from lethe.files import images, tensors
 from lethe.files.errors import UserError
 from lethe.models import pipelines
 from lethe.training import data, pictures
@@ -190,3 +192,65 @@ def test_shares_are_equal_and_the_remainder_goes_round(total, parts):
     steps = [data.shares(total, parts, step) for step in range(parts)]
     assert all(sum(step) == total and max(step) - min(step) <= 1 for step in steps)
     assert [sum(column) for column in zip(*steps, strict=True)] == [total] * parts
+
+
+def test_of_a_strip_only_what_stays_is_computed(monkeypatch):
+    """Its middle is that of the whole strip resized, but for rounding."""
+    colours = torch.randint(0, 256, (2, 6000, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    strip = Image.fromarray(colours.numpy())
+    whole = strip.resize((192_000, 64), Image.Resampling.BICUBIC).crop((95_968, 0, 96_032, 64))
+    asked = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *a, **k: asked.append(size) or resize(self, size, *a, **k)
+    )
+    found = data.fit(strip, 64)
+    assert asked == [(64, 64)]
+    wanted = torch.from_numpy(np.asarray(whole, dtype=np.float32)).permute(2, 0, 1)
+    torch.testing.assert_close((found + 1) * 127.5, wanted, atol=1.01, rtol=0)
+
+
+def test_latents_that_are_not_finite_name_their_picture(tiny_base, tiny_pictures, tmp_path):
+    own = pipelines.load_base(str(tiny_base), None, ["vae", "tokenizer", "text_encoder"])
+    own.vae.quant_conv.weight.data[0] = float("nan")
+    with pytest.raises(UserError, match=r"metadata.jsonl line 1: 00.png: the base's vae gives NaN"):
+        data.encode(pictures.read(tiny_pictures), own, tmp_path, 32, False, CPU)
+
+
+def test_what_is_converted_and_what_is_cut_is_told(base, tmp_path):
+    Image.new("L", (40, 40), 200).save(tmp_path / "grey.png")
+    Image.new("RGB", (40, 40)).save(tmp_path / "plain.png")
+    long = "a boat " * 30
+    rows = [{"file_name": "grey.png", "text": long}, {"file_name": "plain.png", "text": "a house"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "out").mkdir()
+    told = data.encode(pictures.read(tmp_path), base, tmp_path / "out", 32, False, CPU)
+    assert told == {"converted": {"L": 1}, "cut": [long]}
+    assert pipelines.cut_line(told["cut"]).startswith("1 texts are longer than the text encoder reads")
+
+
+@pytest.mark.parametrize(
+    ("save", "told"),
+    [
+        (lambda path: Image.new("I;16", (40, 40), 60_000).save(path), "mode I;16, more than eight bits"),
+        (lambda path: Image.new("RGBA", (40, 40), (255, 0, 0, 0)).save(path), "transparent parts"),
+        (
+            lambda path: Image.new("RGB", (40, 40)).save(
+                path, save_all=True, append_images=[Image.new("RGB", (40, 40), "red")]
+            ),
+            "has 2 frames",
+        ),
+        (lambda path: path.write_bytes(png(64)[:-400]), "not a readable picture"),
+    ],
+)
+def test_pictures_that_would_lose_something_are_refused_with_their_row(base, tmp_path, save, told):
+    save(tmp_path / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a house"}\n')
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=rf"metadata.jsonl line 1: a.png: .*{told}"):
+        data.encode(pictures.read(tmp_path), base, tmp_path / "out", 32, False, CPU)
+
+
+def png(side: int) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return images.png(noise)
