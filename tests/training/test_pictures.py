@@ -28,15 +28,16 @@ def test_rows_in_the_order_of_the_list(folder):
     assert len(found) == 12
     assert found.files[1] == "01.png"
     assert found.captions[1] == "a house by monet"
-    assert found.decode(1, found.read(1)).size == (40, 36)
+    assert found.decode(1, found.read(1))[0].size == (40, 36)
 
 
 def test_grey_pictures_become_rgb(folder):
     from PIL import Image
 
-    Image.new("LA", (9, 8)).save(folder / "03.png")
+    Image.new("LA", (9, 8), (3, 255)).save(folder / "03.png")
     found = pictures.read(folder)
-    assert found.decode(3, found.read(3)).mode == "RGB"
+    picture, mode = found.decode(3, found.read(3))
+    assert (picture.mode, mode) == ("RGB", "LA")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_plain_folder_where_it_is_good_enough(tmp_path):
         of_pictures(tmp_path, None)
     found = pictures.read(tmp_path, "a caption", plain=True)
     assert found.files == ["b/a.png", "z.PNG"] and found.captions == ["a caption"] * 2
-    assert found.decode(0, found.read(0)).getpixel((0, 0)) == (len("b/a.png"), 0, 0)
+    assert found.decode(0, found.read(0))[0].getpixel((0, 0)) == (len("b/a.png"), 0, 0)
     assert found.where(1) == f"{tmp_path} picture 2: z.PNG"
     before = of_pictures(tmp_path, None, plain=True)
     (tmp_path / "notes.txt").write_text("still none")
@@ -127,7 +128,7 @@ def test_samples_folder_brings_its_prompts(tmp_path):
     samples = save_samples(tmp_path / "samples")
     found = pictures.read(samples)
     assert found.captions == ["a boat by monet", "a boat by monet"]
-    assert found.decode(1, found.read(1)).getpixel((0, 0)) == (1, 2, 3)
+    assert found.decode(1, found.read(1))[0].getpixel((0, 0)) == (1, 2, 3)
 
 
 def save_samples(folder):
@@ -176,7 +177,7 @@ def test_a_coco_folder_has_each_picture_with_its_first_caption(coco):
     found = pictures.read(coco)
     assert found.files == ["000000000009.jpg", "000000000139.jpg"]
     assert found.captions == ["a house", "a first caption"]
-    assert found.decode(1, found.read(1)).size == (40, 36)
+    assert found.decode(1, found.read(1))[0].size == (40, 36)
     assert found.where(1).endswith("captions_val2017.json image 139: 000000000139.jpg")
 
 
