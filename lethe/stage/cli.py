@@ -201,6 +201,8 @@ def device(args: argparse.Namespace) -> "torch.device":
     try:
         chosen = torch.device(name)
     except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise UserError(f"--device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
@@ -256,6 +258,7 @@ DISK = {
     errno.ELOOP: "its symbolic links lead in a circle; remove them",
     errno.ENOTDIR: "a file stands where a folder is wanted; move it away",
     errno.EIO: "the disk does not answer; look after it",
+    errno.ENAMETOOLONG: "its name is too long for this file system; choose shorter names",
 }
 
 

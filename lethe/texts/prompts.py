@@ -23,6 +23,7 @@ from lethe.texts.prompt_formats import recognised
 from lethe.texts.rows import LARGEST_SEED, Prompt, split_categories
 
 REQUIRED = ("case_number", "prompt", "evaluation_seed")
+READ = (*REQUIRED, "artist", "artists", "class", "file_name", "category", "categories", "pair", "profession")
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -88,7 +89,12 @@ def _text(path: Path) -> str:
 def _check_columns(path: Path, columns: list[str]) -> None:
     if not any(columns):
         raise UserError(f"{path}: empty; the first line must hold {','.join(REQUIRED)}")
+    doubled = [name for name in READ if columns.count(name) > 1]
+    if doubled:
+        raise UserError(f"{path}, line 1: column {doubled[0]} stands there twice; rename or delete one")
     missing = [name for name in REQUIRED if name not in columns]
+    if missing and len(columns) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns[0]), None)):
+        raise UserError(f"{path}, line 1: its cells are kept apart by {mark!r}; save it with commas")
     if missing:
         other = recognised(columns)
         raise UserError(
@@ -120,6 +126,9 @@ def _row(path: Path, line: int, cells: dict) -> Prompt:
             raise UserError(f"{path}, line {line}, column pair: {'|'.join(parts)!r} is not two texts, as a man|a woman")
         return None
 
+    for name in READ:  # a prompt may have several lines, which the tokenizer reads as one; a name may not
+        if any(mark in (cells.get(name) or "").strip() for mark in ("\0" if name == "prompt" else "\0\n\r")):
+            raise UserError(f"{path}, line {line}, column {name}: holds a line end or a NUL byte; take it out")
     if cells.get(None):
         raise UserError(f"{path}, line {line}: more cells than columns; quote prompts that hold commas")
     prompt = cell("prompt")

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -101,4 +103,40 @@ def test_many_at_once_are_never_two_at_once(here):
 def test_a_place_that_cannot_be_written_is_told(here):
     (here / "state").write_text("a file")
     with pytest.raises(UserError, match=r"state/locks: cannot be written .*make it writable"), alone.alone(Path("x")):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_work_goes_on(here, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone.alone(Path("results/x")):
+        assert alone.held() is None
+    told = capsys.readouterr().err
+    assert told == "state/locks: its file system has no locks; start no command twice\n"
+
+
+def test_a_handle_that_is_stale_is_taken_anew(here, monkeypatch, capsys):
+    flock, failed = fcntl.flock, []
+
+    def once(*words):
+        if not failed:
+            failed.append(1)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return flock(*words)
+
+    monkeypatch.setattr(fcntl, "flock", once)
+    with alone.alone(Path("results/x")):
+        assert failed == [1] and len(list((here / "state/locks").iterdir())) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_another_trouble_with_the_lock_is_not_hidden(here, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output"), alone.alone(Path("results/x")):
         pass

@@ -50,6 +50,11 @@ def test_categories_are_names_with_commas_between_them(tmp_path):
         (HEADER + "\n1,a, b,2\n", ["line 2", "more cells than columns"]),
         (HEADER + '\n1,"a,2\n', ["not valid CSV"]),
         (HEADER.encode() + b"\n1,caf\xe9,2\n", ["not UTF-8"]),
+        (HEADER + ",prompt\n1,a,2,b\n", ["line 1", "column prompt stands there twice"]),
+        (HEADER.replace(",", ";") + "\n1;a;2\n", ["line 1", "kept apart by ';'", "with commas"]),
+        (HEADER.replace(",", "\t") + "\n1\ta\t2\n", ["line 1", "with commas"]),
+        (HEADER + ',class\n1,a,2,"b\nc"\n', ["line 3", "column class", "line end"]),
+        (HEADER + "\n1,a\0b,2\n", ["line 2", "column prompt", "NUL"]),
     ],
 )
 def test_a_wrong_file_is_told_in_one_line(tmp_path, text, words):
