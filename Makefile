@@ -2,7 +2,8 @@
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
 # make soak       KILLS kills at random moments in all stages (default: 200; SEED chooses the moments), each followed by a rerun
-# make lint       style of code and rules
+# make lint       style of code and rules, Snakemake's own lint, the contract of rooms, types
+# make docs       the pages of docs/, into docs/_build/html; a warning is an error
 # make gc         deletes results that EXPERIMENT (one or more params files) does not want; DRY_RUN=1 only lists them
 # make nudenet    .venv-nudenet, for score.judges.unsafe: nudenet
 # make lock       resolves envs/requirements.in and envs/nudenet.in anew
@@ -10,7 +11,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables status test soak lint gc nudenet lock setup
+.PHONY: tables status test soak lint docs gc nudenet lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
@@ -41,6 +42,13 @@ lint: setup
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
+	lint-imports --no-cache
+	mypy lethe stages
+
+docs: setup
+	@PYTHONPATH=. python docs/fill.py
+	python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+	echo "$(CURDIR)/docs/_build/html/index.html"
 
 gc: setup
 	@python -m lethe.experiment.collect $(EXPERIMENT) $(if $(DRY_RUN),--dry-run)
