@@ -9,6 +9,7 @@ A run that was stopped goes on from its last checkpoint when the same command is
         --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' --seed 0 --out out/esd
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.erasing.inputs import read_concepts, read_needs
@@ -23,7 +24,8 @@ from lethe.stage.reuse import settled
 VERSION = 2
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, erases."""
     made = cli.parser("erase", __doc__)
     cli.add_base(made)
     cli.add_resolution(made)
@@ -41,11 +43,11 @@ def main() -> None:
     )
     made.add_argument("--data", type=Path, help="result of stage encode: the fine-tuning pictures")
     cli.add_training(made)
-    eraser = cli.early("eraser")
+    eraser = cli.early("eraser", words=words)
     plugin = ("erasers", registry.check("erasers", eraser)) if eraser else None
     if plugin:
         cli.add_section(made, f"erase_{eraser}", plugin)
-    args = made.parse_args()
+    args = made.parse_args(words)
     args.resolution = cli.resolution(args)
     values = cli.section_values(args, f"erase_{eraser}", plugin)
     concepts = read_concepts(args.concepts)
@@ -73,13 +75,13 @@ def main() -> None:
     base, unet = erased.prepare(args.base, args.revision, folders, args.resolution, device)
     budget = Budget()
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
-    erased = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
+    found = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     with result_folder(args.out) as part:
         pipelines.save_unet(unet, pipelines.read_pruning(args.model) if args.model else None, part)
-        erased.save(erased, base, part)
-        if erased.progress:
-            recorder.started -= erased.progress.seconds
-        recorder.write(part, budget=budget, device=str(device), eraser=erased.facts)
+        erased.save(found, base, part)
+        if found.progress:
+            recorder.started -= found.progress.seconds
+        recorder.write(part, budget=budget, device=str(device), eraser=found.facts)
     loop.forget(keeping)
     print(f"{args.out}: {', '.join(concepts)} erased with {eraser}")
 

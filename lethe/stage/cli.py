@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def parser(stage: str, doc: str) -> argparse.ArgumentParser:
     """A parser with the flags that every stage has. `doc` is the stage's docstring; its text is the help."""
     made = argparse.ArgumentParser(
-        prog=f"python -m stages.{stage}",
+        prog=prog(f"stages.{stage}"),
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -36,6 +36,12 @@ def parser(stage: str, doc: str) -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
     made.add_argument("--params", type=Path, help="params file that gives the values not given as flags")
     return made
+
+
+def prog(module: str) -> str:
+    """What usage lines call a command: as the user did, by the command `lethe` or by its module."""
+    called = sys.argv[0]  # `lethe prune`, where lethe.__main__ has put it
+    return called if called.startswith(("lethe ", "python -m lethe ")) else f"python -m {module}"
 
 
 def add_base(made: argparse.ArgumentParser) -> None:
@@ -74,12 +80,13 @@ def add_training(made: argparse.ArgumentParser) -> None:
     )
 
 
-def early(key: str, section: str | None = None) -> str | None:
-    """A value that decides which flags there are, before they are parsed; from the params file if no flag gives it."""
+def early(key: str, section: str | None = None, words: Sequence[str] | None = None) -> str | None:
+    """A value that decides which flags there are, before they (or these words) are parsed; from the params file if no
+    flag gives it."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument(flag(key))
     first.add_argument("--params", type=Path)
-    found, _ = first.parse_known_args()
+    found, _ = first.parse_known_args(words)
     value = getattr(found, key)
     return opts.load(found.params)[section][key] if value is None and section and found.params else value
 
