@@ -79,27 +79,32 @@ def of_judges(score: Mapping) -> dict[str, str]:
 
 
 def picture_list(folder: Path) -> Path:
-    """What lists a folder's pictures: its metadata.jsonl, or in COCO's layout ../annotations/captions_NAME.json.
+    """What lists a folder's pictures: its metadata.jsonl or metadata.csv, or in COCO's layout
+    ../annotations/captions_NAME.json.
 
-    Raises UserError if there is neither.
+    Raises UserError if there is none, or both of the first.
     """
-    found = listed(folder)
+    found, (own, table, coco) = listed(folder), _lists(folder)
+    if own.is_file() and table.is_file():
+        raise UserError(f"{folder}: holds {own.name} and {table.name}; keep one")
     if found is None:
-        own, coco = _lists(folder)
+        below = sorted(path.parent.name for name in (own.name, table.name) for path in Path(folder).glob(f"*/{name}"))
         raise UserError(
-            f"{folder}: no {own.name} there (one JSON object a line: file_name, text), and no {coco} (COCO)"
+            f"{folder}: no {own.name} there (one JSON object a line: file_name, text), no {table.name}, and no {coco} "
+            f"(COCO){f'; {below[0]}/ has one: give {Path(folder) / below[0]}' if below else ''}"
         )
     return found
 
 
 def listed(folder: Path) -> Path | None:
-    """The same, None if there is neither."""
+    """The same, None if there is none."""
     return next((path for path in _lists(Path(folder)) if path.is_file()), None)
 
 
-def _lists(folder: Path) -> tuple[Path, Path]:
+def _lists(folder: Path) -> tuple[Path, Path, Path]:
     folder = Path(folder)
-    return folder / "metadata.jsonl", folder.parent / "annotations" / f"captions_{folder.name}.json"
+    coco = folder.parent / "annotations" / f"captions_{folder.name}.json"
+    return folder / "metadata.jsonl", folder / "metadata.csv", coco
 
 
 def plain_pictures(folder: Path) -> list[str]:

@@ -1,9 +1,11 @@
 """Pictures with captions: an imagefolder, a folder of COCO, or the samples folder of a model that drew them; and real
 ones without, to compare with."""
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +55,15 @@ def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictur
     """Lists and checks the pictures of a folder; decodes none.
 
     An imagefolder has a `metadata.jsonl` with one object a line: `file_name`, `text` (the caption) and, if wanted,
-    `anchor` (the caption with a concept taken out). COCO's
+    `anchor` (the caption with a concept taken out); or a `metadata.csv` with these columns. A picture may stand there
+    more than once, with other captions. COCO's
     folder `coco/train2017` has its captions in `coco/annotations/captions_train2017.json`; of the five of a picture
     the first is taken, so that the frozen embeddings of all captions stay of a size that can be kept. A samples folder
     (a finished result with `images.tar` and `manifest.csv`) has its prompts as captions. `prompt`, if given, is the
     caption of the rows that have none. `plain`: a folder without a list is good too, all picture files in it and below,
     with `prompt` as their caption.
-    Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent.
+    Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent
+    or lies elsewhere, a row given twice.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -91,7 +95,7 @@ def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
         files = {int(image["id"]): str(Path(image["file_name"])) for image in found["images"]}
         captions = {}
         for note in sorted(found["annotations"], key=lambda note: note["id"]):
-            captions.setdefault(int(note["image_id"]), " ".join(note["caption"].split()))
+            captions.setdefault(int(note["image_id"]), " ".join(_caption(source, note).split()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{source}: not COCO's captions (images: id, file_name; annotations: id, image_id, caption): "
@@ -108,13 +112,44 @@ def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
     return Pictures(source, names, texts, ids, lambda row: _content(folder / names[row]), "image")
 
 
+def _caption(source: Path, note: dict) -> str:
+    if not isinstance(note["caption"], str):
+        raise UserError(f"{source} annotation {note['id']}: caption {note['caption']!r} is no text; mend or delete it")
+    return note["caption"]
+
+
 def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
     files, captions, anchors, lines = [], [], [], []
-    try:
-        text = source.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 ({error}); save it as UTF-8") from None
-    for number, line in enumerate(text.split("\n"), 1):  # captions may hold other line ends
+    first: dict[tuple[str, str], int] = {}
+    for number, row in _table(source) if source.suffix == ".csv" else _objects(source):
+        row = {"text": prompt} | row
+        for column in ("file_name", "text"):
+            if not isinstance(row.get(column), str):
+                raise UserError(f"{source} line {number}: no text in column {column!r}; wanted: file_name, text")
+        if not isinstance(row.get("anchor"), str | None):
+            raise UserError(f"{source} line {number}: anchor {row['anchor']!r} is no text; mend it or leave it out")
+        name = row["file_name"]
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(
+                f"{source} line {number}: {name} leads out of {folder}; put the picture there, or a link to it"
+            )
+        if not (folder / name).is_file():
+            raise UserError(f"{source} line {number}: {name}: no such file in {folder}")
+        before = first.setdefault((name, row["text"]), number)
+        if before != number:
+            raise UserError(
+                f"{source} line {number}: {name} stands in line {before} too, with this caption; delete one"
+            )
+        files.append(name)
+        captions.append(row["text"])
+        anchors.append(row.get("anchor"))
+        lines.append(number)
+    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]), anchors=anchors)
+
+
+def _objects(source: Path) -> Iterator[tuple[int, dict]]:
+    """Line number and row of a metadata.jsonl."""
+    for number, line in enumerate(_text(source).split("\n"), 1):  # captions may hold other line ends
         if not line.strip():
             continue
         try:
@@ -123,19 +158,28 @@ def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
             raise UserError(f"{source} line {number}: not JSON ({error}); one object a line is wanted") from None
         if not isinstance(row, dict):
             raise UserError(f"{source} line {number}: not an object; wanted: file_name, text")
-        row = {"text": prompt} | row
-        for column in ("file_name", "text"):
-            if not isinstance(row.get(column), str):
-                raise UserError(f"{source} line {number}: no text in column {column!r}; wanted: file_name, text")
-        if not isinstance(row.get("anchor"), str | None):
-            raise UserError(f"{source} line {number}: anchor {row['anchor']!r} is no text; mend it or leave it out")
-        if not (folder / row["file_name"]).is_file():
-            raise UserError(f"{source} line {number}: {row['file_name']}: no such file in {folder}")
-        files.append(row["file_name"])
-        captions.append(row["text"])
-        anchors.append(row.get("anchor"))
-        lines.append(number)
-    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]), anchors=anchors)
+        yield number, row
+
+
+def _table(source: Path) -> Iterator[tuple[int, dict]]:
+    """Line number and row of a metadata.csv; an empty cell is none."""
+    reader = csv.DictReader(io.StringIO(_text(source), newline=""), strict=True)
+    try:
+        for cells in reader:
+            if cells.get(None):
+                raise UserError(f"{source} line {reader.line_num}: more cells than columns; quote captions with commas")
+            yield reader.line_num, {key: value for key, value in cells.items() if value}
+    except csv.Error as error:
+        raise UserError(
+            f"{source} line {reader.line_num}: not valid CSV ({error}); quote captions with commas"
+        ) from None
+
+
+def _text(source: Path) -> str:
+    try:
+        return source.read_text(encoding="utf-8-sig")  # editors may leave a mark in front
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 ({error}); save it as UTF-8") from None
 
 
 def _samples(folder: Path) -> Pictures:

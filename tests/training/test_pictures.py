@@ -216,3 +216,62 @@ def test_wrong_coco_captions_are_named(coco, change, words):
     recaption(coco, change)
     with pytest.raises(UserError, match=words):
         pictures.read(coco)
+
+
+ROWS = ("file_name,text\n00.png,a boat\n", "01.png,\n", '02.png,"a house, by monet"\n')
+
+
+def test_a_list_may_be_a_table_with_a_mark_in_front(folder):
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text("\ufeff" + "".join(ROWS), encoding="utf-8")
+    found = pictures.read(folder, prompt="a picture")
+    assert found.files == ["00.png", "01.png", "02.png"]
+    assert found.captions == ["a boat", "a picture", "a house, by monet"]
+    assert found.where(2).endswith("metadata.csv line 4: 02.png")
+    before = of_pictures(folder, None)
+    (folder / "metadata.csv").write_text("".join(ROWS))
+    assert of_pictures(folder, None) != before
+    (folder / "metadata.csv").write_text("file_name,text\n00.png,a boat, a sun\n")
+    with pytest.raises(UserError, match=r"line 2: more cells than columns"):
+        pictures.read(folder)
+    (folder / "metadata.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"holds metadata\.jsonl and metadata\.csv; keep one"):
+        pictures.read(folder)
+
+
+def test_a_mark_in_front_of_a_list_is_no_part_of_it(folder):
+    path = folder / "metadata.jsonl"
+    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert len(pictures.read(folder)) == 12
+
+
+def test_a_list_one_folder_further_down_is_named(folder):
+    with pytest.raises(UserError, match=rf"{folder.name}/ has one: give {folder}$"):
+        pictures.read(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "told"),
+    [
+        (4, '{"file_name": "../03.png", "text": "a boat"}', r"line 4: \.\./03\.png leads out of"),
+        (4, '{"file_name": "/03.png", "text": "a boat"}', r"line 4: /03\.png leads out of"),
+        (4, '{"file_name": "03.png", "text": null}', r"line 4: no text in column 'text'"),
+        (3, '{"file_name": "01.png", "text": "a house by monet"}', r"line 3: 01\.png stands in line 2 too"),
+    ],
+)
+def test_a_row_that_cannot_be_meant(folder, line, text, told):
+    rewrite(folder, line, text)
+    with pytest.raises(UserError, match=told):
+        pictures.read(folder)
+
+
+def test_a_picture_may_have_several_captions(folder):
+    rewrite(folder, 3, '{"file_name": "01.png", "text": "another caption"}')
+    found = pictures.read(folder)
+    assert found.files[1:3] == ["01.png", "01.png"] and found.captions[1] != found.captions[2]
+
+
+def test_a_coco_caption_that_is_none_names_its_row(coco):
+    recaption(coco, lambda content: content["annotations"][0].update(caption=None))
+    with pytest.raises(UserError, match=r"annotation \d+: caption None is no text"):
+        pictures.read(coco)
