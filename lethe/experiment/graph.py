@@ -13,6 +13,7 @@ from pathlib import Path
 from lethe.files.io import META, digest
 from lethe.params import recipe
 from lethe.params.recipe import REPORTS, RESULTS
+from lethe.stage import cli
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,16 @@ class Plan:
             "params": self.params,
             "rows": self.rows,
         }
+
+
+def some(**nodes: Node | None) -> dict[str, Node]:
+    """Those that are there, as parents by role."""
+    return {role: node for role, node in nodes.items() if node}
+
+
+def folders(**nodes: Node | None) -> list[str]:
+    """Flags that name the folders of those that are there: --pruned FOLDER ..."""
+    return [word for role, node in some(**nodes).items() for word in (cli.flag(role), str(node.folder))]
 
 
 def version(stage: str) -> int:

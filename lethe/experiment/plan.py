@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lethe.experiment import tried
-from lethe.experiment.experiment import Experiment
+from lethe.experiment.given import Given, look_over, varied
 from lethe.experiment.graph import Node, Plan, version
+from lethe.experiment.scores import score
 from lethe.files.errors import UserError
 from lethe.files.io import digest, write_json
 from lethe.params import options
@@ -26,7 +27,7 @@ class Run:
     """One row of a table; `table` is null and `labels` are empty for those of the grid. `attack`: the label of the one
     that its pictures were drawn under, null for those drawn as asked."""
 
-    planner: Experiment
+    given: Given
     arm: str
     budget: float
     set: str
@@ -49,33 +50,33 @@ class Run:
         }
 
 
-def grid(experiment: Experiment, arms: list[str], budgets: list, seeds: list, **labels: object) -> Iterator[Run]:
+def grid(given: Given, arms: list[str], budgets: list, seeds: list, **labels: object) -> Iterator[Run]:
     """Every run of some arms once."""
     for arm in arms:
         for budget in budgets[:1] if arm == "base" else budgets:
-            for name in experiment.params["grid"]["sets"]:
+            for name in given.params["grid"]["sets"]:
                 for seed in seeds[:1] if arm in ("base", "pruned") else seeds:
-                    yield Run(experiment, arm, budget, name, seed, **labels)
+                    yield Run(given, arm, budget, name, seed, **labels)
 
 
-def runs(experiment: Experiment) -> Iterator[Run]:
+def runs(given: Given) -> Iterator[Run]:
     """Every run of the grid, then those of the tables; each that is attacked, once more for each attack behind it."""
-    for run in plain(experiment):
+    for run in plain(given):
         yield run
-        for label in tried.labels(experiment.params, run.arm, run.table):
+        for label in tried.labels(given.params, run.arm, run.table):
             yield replace(run, attack=label)
 
 
-def plain(experiment: Experiment) -> Iterator[Run]:
+def plain(given: Given) -> Iterator[Run]:
     """Every run of the grid, then those of the tables."""
-    params = experiment.params
+    params = given.params
     own = params["grid"]
-    yield from grid(experiment, own["arms"], own["budgets"], own["seeds"])
+    yield from grid(given, own["arms"], own["budgets"], own["seeds"])
     for name, table in params["tables"].items():
         budgets, seeds = table["budgets"] or own["budgets"], table["seeds"] or own["seeds"]
         for arm in table["of"]:
             for labels, changes in points(table):
-                found = experiment.varied(changes, arm, f"tables.{name}")
+                found = varied(given, changes, arm, f"tables.{name}")
                 yield from grid(found, [arm], budgets, seeds, table=name, labels=labels)
 
 
@@ -83,9 +84,9 @@ def build(params: dict) -> Plan:
     """The whole plan. Raises UserError for a base model, prompt file or picture folder that is not there; networks that
     measure and are not there stand in `Plan.lacking`."""
     options.validate(params)
-    experiment, nodes, rows = Experiment(params), {}, []
-    for run in runs(experiment):
-        metrics = run.planner.score(run.arm, run.budget, run.set, run.seed, run.attack)
+    given, nodes, rows = look_over(params), {}, []
+    for run in runs(given):
+        metrics = score(run.given, run.arm, run.budget, run.set, run.seed, run.attack)
         samples = metrics.parents["samples"]
         weights = samples.parents.get("model")
         _collect(metrics, nodes)
@@ -93,7 +94,7 @@ def build(params: dict) -> Plan:
         paths = {"metrics": str(metrics.folder), "samples": str(samples.folder)}
         rows.append(run.own | paths | {"weights": list(dict.fromkeys(str(node.folder) for node in chain))})
     own = digest({"version": version("report"), "params": params, "rows": rows})
-    return Plan(params, nodes, rows, own, experiment.lacking)
+    return Plan(params, nodes, rows, own, given.lacking)
 
 
 def _collect(node: Node, nodes: dict[str, Node]) -> None:

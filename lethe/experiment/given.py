@@ -1,0 +1,149 @@
+"""What an experiment is given: the base model, prompt files, pictures and networks that measure, all looked over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lethe.experiment import absent
+from lethe.files.errors import UserError
+from lethe.measuring import judges
+from lethe.models.pipelines import check_base, check_resolution, check_steps
+from lethe.params import recipe, variation
+from lethe.stage import cli
+from lethe.texts.prompts import read_prompts, read_sets
+from lethe.texts.wording import check_anchors
+from lethe.training.pictures import read as read_pictures
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Resolved values, and the identities of what nobody makes here; every node is planned from it.
+
+    `base`: identity of the base model; `prompts`: set -> CSV, and `prompt_files`: "prompts:SET" -> identity of it;
+    `pictures`: concept that brings pictures -> identity of them; `judges`: role -> identity of a network that measures;
+    `lacking`: key -> what section score names and is not there (`absent.split`); `unvaried`: where a table has changed
+    some values, the experiment without the change.
+    """
+
+    params: dict
+    base: str
+    prompts: dict[str, str]
+    prompt_files: dict[str, str]
+    pictures: dict[str, str]
+    judges: dict[str, str]
+    lacking: dict[str, str]
+    eval_pictures: str
+    finetune_pictures: str
+    unvaried: Given | None = None
+
+    @property
+    def experiment(self) -> str:
+        return self.params["experiment"]
+
+    @property
+    def origin(self) -> Given:
+        """The experiment without a table's changes: what its rows are compared with."""
+        return self.unvaried or self
+
+    @property
+    def resolution(self) -> dict:
+        """The picture side as an option of a stage."""
+        return {"resolution": self.params["base"]["resolution"]}
+
+    @property
+    def base_flags(self) -> list[str]:
+        """--base and, for a hub id, --revision."""
+        base = self.params["base"]
+        return ["--base", base["path"], *(["--revision", base["revision"]] if base["revision"] else [])]
+
+    @property
+    def sized_flags(self) -> list[str]:
+        """The same with --resolution."""
+        return [*self.base_flags, *cli.flags(self.resolution)]
+
+    def members(self, name: str) -> list[str]:
+        """Concepts of a set, sorted: their order in the file is no part of the recipe, so it must not matter."""
+        return sorted(self.params["grid"]["sets"][name])
+
+    def concepts(self, name: str) -> dict[str, dict[str, str]]:
+        """Concepts of a set with their prompt and anchor."""
+        own = self.params["concepts"]
+        return {member: {key: own[member][key] for key in ("prompt", "anchor")} for member in self.members(name)}
+
+
+def look_over(params: dict) -> Given:
+    """What valid params (`options.validate`) name.
+
+    Raises UserError, the key first, for a base model, prompt file or picture folder that is not there or does not fit.
+    """
+    base, pictures = params["base"], params["pictures"]
+    identity = at("base.path", recipe.of_model, base["path"], base["revision"])
+    at("base.path", check_base, base["path"], base["revision"])
+    at("base.resolution", check_resolution, base["path"], base["resolution"])
+    _check_steps(params)
+    check_anchors(params["concepts"])
+    prompts = _prompts(params)
+    prompt_files = {f"prompts:{name}": recipe.of_file(path) for name, path in prompts.items()}
+    brought = {name: own["pictures"] for name, own in params["concepts"].items() if own["pictures"]}
+    brought = {name: _pictures(pictures, f"concepts.{name}.pictures", folder) for name, folder in brought.items()}
+    measuring, lacking = _judges(params, prompts)
+    real, finetune = (_pictures(pictures, f"pictures.{name}", pictures[name]) for name in ("eval", "finetune"))
+    return Given(params, identity, prompts, prompt_files, brought, measuring, lacking, real, finetune)
+
+
+def varied(given: Given, changes: dict, arm: str, where: str) -> Given:
+    """The same experiment with some values changed; what it is compared with does not change."""
+    found = replace(given, params=variation.varied(given.params, changes, arm, where), unvaried=given.origin)
+    at(where, _check_steps, found.params)
+    return found
+
+
+def at(key: str, check: Callable, *values: object) -> object:
+    """Calls a check; its UserError gets the params key in front."""
+    try:
+        return check(*values)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _check_steps(params: dict) -> None:
+    """No sampler takes more steps than the base model has noise levels."""
+    steps = {"sample.steps": params["sample"]["steps"]}
+    steps["bilevel.upper_sampler_steps"] = params["bilevel"]["upper_sampler_steps"]
+    steps |= {f"erase.{name}.sampler_steps": own.get("sampler_steps", 1) for name, own in params["erase"].items()}
+    for key, value in steps.items():
+        at(key, check_steps, params["base"]["path"], value)
+
+
+def _prompts(params: dict) -> dict[str, str]:
+    """Prompt-set name -> CSV: each concept's, then what must stay."""
+    concepts = params["concepts"]
+    found = {name: concepts[name]["prompts"] for name in sorted(concepts)}
+    for name in ("retain", "eval", "finetune"):
+        if name in found:
+            raise UserError(f"concepts: {name!r} is the name of a set of prompts or pictures; call it something else")
+    found |= {name: params["prompts"][name] for name in ("retain", "eval")}
+    for name, path in found.items():
+        at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path)
+    return found
+
+
+def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Identities of the networks that measure, whose labels are those of prompt files and concepts; and what lacks."""
+    score = params["score"]
+    judges.check(score)
+    usable, lacking = absent.split(score)
+    judges.check_truth(usable["judges"], params["concepts"], read_sets(prompts))
+    return absent.identities(score, lacking), lacking
+
+
+def _pictures(section: dict, key: str, folder: str) -> str:
+    """Identity of a picture folder, which is there, or will be made by the command of section `pictures`."""
+    make = section["make"]
+    if not make and not Path(folder).is_dir():
+        raise UserError(f"{key}: {folder}: no such folder, and pictures.make is null; add it, or give the command")
+    if not make:
+        at(key, read_pictures, folder, None if key == "pictures.finetune" else "")  # each row has its file
+    return at(key, recipe.of_pictures, folder, make)
