@@ -76,7 +76,9 @@ def main() -> None:
 
     from lethe.files import tensors
     from lethe.files.images import Images
-    from lethe.measuring.scoring import Work, score
+    from lethe.measuring import networks
+    from lethe.measuring.scoring import score
+    from lethe.measuring.work import Work
 
     device = cli.device(args)
     prompts = {f"prompts:{name}": path for name, path in paths.items()}
@@ -102,9 +104,8 @@ def main() -> None:
         io.write_json(part / "metrics.json", found.metrics)
         for name, text in found.files.items():
             io.write_text(part / name, text)
-        if not isinstance(found.work.features, str):
-            features = torch.tensor(found.work.features[0], dtype=torch.float32)
-            tensors.save(part / "features.safetensors", {"fid": features})
+        if not isinstance(features := networks.features(found.work), str):
+            tensors.save(part / "features.safetensors", {"fid": torch.tensor(features[0], dtype=torch.float32)})
         reasons = evaluation.reasons(found.absent, concepts)
         told = {"networks": of_judges(usable), "absent": reasons, "converted": found.work.converted}
         recorder.write(part, device=str(device), **told)

@@ -1,4 +1,4 @@
 """Pictures -> a table of scores and metrics with intervals; the networks that measure; any checkpoint measured alone.
 
-May import `training` and what is below it. Plug-ins: `metrics/` (see `scoring`) and `detectors/` (see `detections`).
+May import `training` and what is below it. Plug-ins: `metrics/` (see there) and `detectors/` (see `detections`).
 """

@@ -149,6 +149,7 @@ def clip(name: str, device: torch.device) -> tuple[Callable, Callable]:
     return of_pictures, of_texts
 
 
+@functools.cache
 def clip_or_reason(name: str, device: torch.device) -> tuple[Callable, Callable] | str:
     """The same, or the reason why metrics that need them are left out."""
     try:

@@ -1,12 +1,11 @@
 """What the report measures: each metric's name, direction, meaning, and how it follows from the scores.
 
-The list is that of the modules of `lethe/measuring/metrics`: their literals METRICS say which column of scores.csv,
-over which pictures (see `lethe/measuring/scoring.py`). Everything is a mean over pictures of a column, or a ratio of
-two such means, so that values, intervals, differences and per-concept values come from the same numbers. Means over
-erased prompts count each concept equally, as the paper's do. FID and KID are no means, but their columns `fid` and
-`kid` hold the distance plus each picture's influence on it (the infinitesimal jackknife: Efron, The jackknife, the
-bootstrap and other resampling plans, 1982): their mean is the distance, and resampling them is, to first order,
-resampling the pictures.
+The list is that of the modules of `lethe.measuring.metrics`: their literals METRICS say which column of scores.csv,
+over which pictures (see there). Everything is a mean over pictures of a column, or a ratio of two such means, so that
+values, intervals, differences and per-concept values come from the same numbers. Means over erased prompts count each
+concept equally, as the paper's do. FID and KID are no means, but their columns `fid` and `kid` hold the distance plus
+each picture's influence on it (the infinitesimal jackknife: Efron, The jackknife, the bootstrap and other resampling
+plans, 1982): their mean is the distance, and resampling them is, to first order, resampling the pictures.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +29,7 @@ PERCENT = 100.0
 class Metric:
     """The mean of a column of scores.csv over some pictures; `rows` is one of erased, near, other, retain, eval.
 
-    `share`, `over`, `tables`, `hidden`, `by`, `names`: see `lethe/measuring/scoring.py`; `given`: the reference's own
+    `share`, `over`, `tables`, `hidden`, `by`, `names`: see `lethe.measuring.metrics`; `given`: the reference's own
     value is so by definition; `category`: of these prompts alone.
     """
 

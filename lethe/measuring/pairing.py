@@ -13,8 +13,9 @@ import numpy as np
 
 from lethe.files.errors import UserError
 from lethe.files.images import Entry, read_manifest
-from lethe.measuring import scoring
-from lethe.measuring.scoring import Value, Work
+from lethe.measuring import values
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 DISTILL, BASE = "distill", "base"
 WHOSE = {DISTILL: "the distilled model's", BASE: "the dense base's"}
@@ -23,7 +24,7 @@ WHOSE = {DISTILL: "the distilled model's", BASE: "the dense base's"}
 def samples(work: Work, who: str) -> Path | str:
     """The other model's samples folder, or why there is nothing to compare with."""
     if who == DISTILL:
-        found, flag = work.reference_samples, "--reference"
+        found, flag = work.distilled.samples, "--reference"
     else:
         found, flag = work.originals, "--originals"
     if found is None:
@@ -53,7 +54,7 @@ def protocol(folder: Path, entries: Sequence[Entry]) -> dict[str, object]:
 
 def known_mean(work: Work, folder: Path, rows: np.ndarray, column: np.ndarray) -> Value | str:
     """Mean of a column over some rows [N] of the manifest, told with the other model's pictures of these rows."""
-    found = scoring.known_mean(column[rows], "no such prompt")
+    found = values.known_mean(column[rows], "no such prompt")
     entries = [entry for entry, wanted in zip(work.images.entries, rows, strict=True) if wanted]
     return found if isinstance(found, str) else dataclasses.replace(found, protocol=protocol(folder, entries))
 

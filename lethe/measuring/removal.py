@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.measuring.intervals import at_the_end
-from lethe.measuring.scoring import Value, bootstrapped
+from lethe.measuring.values import Value, bootstrapped
 
 
 def categories(rows: pd.DataFrame) -> dict[str, np.ndarray]:

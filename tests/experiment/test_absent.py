@@ -105,7 +105,7 @@ def test_a_folder_without_its_weights_is_as_good_as_none(section, tmp_path):
 
 def test_what_is_there_and_is_something_else_is_refused(section, tmp_path):
     (tmp_path / "weights.bin").write_bytes(b"")
-    with pytest.raises(UserError, match=r"score\.descriptor: weights\.bin: is a file; .* lethe\.backbones csd"):
+    with pytest.raises(UserError, match=r"score\.descriptor: weights\.bin: is a file; .*\.measuring\.backbones csd"):
         absent.split(changed(section, {"descriptor": "weights.bin"}))
     for net in perceptual.NETS.values():
         for file in net.hashes():

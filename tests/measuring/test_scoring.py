@@ -14,7 +14,8 @@ from lethe.files import images
 from lethe.files.errors import UserError
 from lethe.files.images import Images
 from lethe.files.io import write_json
-from lethe.measuring import judges, scoring
+from lethe.measuring import judges, keeping, networks, scoring
+from lethe.measuring.work import Work
 from lethe.params import registry
 from tests import tiny_judges
 
@@ -29,7 +30,7 @@ def work(tmp_path_factory, tiny_pictures):
     folder = tmp_path_factory.mktemp("scoring")
     options = tiny_judges.section(tiny_judges.judges(folder / "judges"))
     with Images(tiny_judges.write_samples(folder / "samples", 1)) as samples:
-        yield scoring.Work(
+        yield Work(
             samples,
             tiny_judges.SETS,
             tiny_judges.concepts(tiny_pictures),
@@ -90,7 +91,7 @@ def test_every_metric_tells_how_it_came_about(work, scored):
     for name in ("clip", "clip_near", "cp", "cmmd"):
         told = json.loads(json.dumps(scored.metrics[name]["protocol"]))
         assert (told["model"], told["resizer"]) == (work.options["clip"], resizer)
-    real = work.reference_features(work.eval_pictures, "features", scored.work.features_network)
+    real = work.reference_features(work.eval_pictures, "features", networks.features_network(scored.work))
     told = scored.metrics["fid"]["protocol"]
     assert (told["n_drawn"], told["n_real"], told["reference_sha"]) == (8, 12, real.sha256)
     assert told["mode"] == "custom" and told["features"] == work.options["features"] and "resizer" in told
@@ -117,7 +118,7 @@ def test_scores_are_those_of_the_networks(work, scored):
     assert table.loc[3, "style_pred"] == labels[int(probabilities.argmax())]
     assert table.loc[3, "style_prob"] == pytest.approx(float(probabilities.max()), abs=1e-3)
     assert table.loc[3, "shown"] == (table.loc[3, "style_pred"] == "monet")
-    drawn, real = scored.work.features
+    drawn, real = networks.features(scored.work)
     assert drawn.shape == (8, 12)
     assert real.features.shape == (12, 12)
     assert scored.metrics["fid"]["value"] > 0
@@ -289,5 +290,5 @@ def test_what_shows_an_erased_object_need_not_stay(work):
     concepts = {"monet": {"kind": "object", "style": "boat", "neighbours": [], "pictures": None}}
     rows = {name: rows for name, rows in tiny_judges.SETS.items() if name != "picasso"}
     table = scoring.table_of(dataclasses.replace(work, concepts=work.concepts))
-    kept = scoring.is_retained(table, work.concepts | concepts, ["monet"])
+    kept = keeping.is_retained(table, work.concepts | concepts, ["monet"])
     assert set(table["set"][kept]) == {"picasso"} and set(rows) == {"monet", "retain", "eval"}

@@ -12,7 +12,8 @@ BRIGHTNESS = '''
 
 import numpy as np
 
-from lethe.measuring.scoring import Look, mean
+from lethe.measuring.looking import Look
+from lethe.measuring.values import mean
 
 VERSION = 3
 NEEDS = ("clip",)
@@ -52,6 +53,7 @@ import torch
 
 import lethe
 from lethe.measuring import scoring
+from lethe.measuring.work import Work
 from lethe.params import variation
 from lethe.files.errors import UserError
 from lethe.files.images import Images
@@ -65,7 +67,7 @@ assert str(root) in lethe.__path__[0]
 section = tiny_judges.section(tiny_judges.judges(root / "judges"))
 with Images(tiny_judges.write_samples(root / "samples", 1)) as images:
     concepts, sets = tiny_judges.concepts(pictures), tiny_judges.SETS
-    work = scoring.Work(images, sets, concepts, ["monet"], None, pictures, section, torch.device("cpu"))
+    work = Work(images, sets, concepts, ["monet"], None, pictures, section, torch.device("cpu"))
     found = scoring.score(work)
     wanted = np.mean([np.array(images.picture(entry)).mean() for entry in images.entries if entry.set == "monet"])
 own = found.metrics["brightness"]
@@ -102,7 +104,7 @@ def test_a_metric_is_one_file(tmp_path, tiny_pictures):
         shutil.copytree(ROOT / name, there, ignore=ignore) if (ROOT / name).is_dir() else shutil.copy(
             ROOT / name, there
         )
-    (tmp_path / "lethe" / "metrics" / "brightness.py").write_text(BRIGHTNESS)
+    (tmp_path / "lethe" / "measuring" / "metrics" / "brightness.py").write_text(BRIGHTNESS)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     words = [sys.executable, "-c", PROOF, str(tmp_path), str(tiny_pictures)]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)

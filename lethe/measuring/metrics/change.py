@@ -9,8 +9,10 @@ compares only within one network.
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import judges, pairing
-from lethe.measuring.scoring import Look, Value, Work
+from lethe.measuring import judges, networks, pairing
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()
@@ -64,9 +66,9 @@ METRICS = {
 def looks(work: Work) -> dict[str, Look]:
     """Features of all pictures, where there is another model to compare with."""
     others = [pairing.samples(work, who) for who in pairing.WHOSE]
-    if isinstance(work.any_features, str) or all(isinstance(folder, str) for folder in others):
+    if isinstance(networks.features_network(work), str) or all(isinstance(folder, str) for folder in others):
         return {}
-    return {"features": Look(work.any_features)}
+    return {"features": Look(networks.features_network(work))}
 
 
 def protocol(work: Work) -> dict:
@@ -78,7 +80,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     columns, metrics = {}, {}
     rows = {"": work.is_retained(table), "_eval": (table["set"] == "eval").to_numpy(), "_target": work.is_erased(table)}
     for who, end, kinds in ((pairing.DISTILL, "", rows), (pairing.BASE, "_base", [""])):
-        folder, run = pairing.samples(work, who), work.any_features
+        folder, run = pairing.samples(work, who), networks.features_network(work)
         reason = next((found for found in (folder, run) if isinstance(found, str)), None)
         if reason:
             metrics |= {f"change{end}{kind}": reason for kind in kinds}

@@ -7,8 +7,10 @@ values compare only within one network.
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import judges
-from lethe.measuring.scoring import NO_PART, Look, Value, Work, known_mean
+from lethe.measuring import judges, networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value, known_mean
+from lethe.measuring.work import NO_PART, Work
 
 VERSION = 2
 NEEDS = ()
@@ -64,18 +66,19 @@ METRICS = {
 
 def looks(work: Work) -> dict[str, Look]:
     """Embeddings of all pictures."""
-    return work.clip_look()
+    return networks.clip_look(work)
 
 
 def protocol(work: Work) -> dict:
-    return work.clip_protocol()
+    return networks.clip_protocol(work)
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `clip` of every picture."""
-    if isinstance(work.clip, str):
-        return {}, dict.fromkeys(METRICS, work.clip)
-    _, of_texts = work.clip
+    network = networks.clip(work)
+    if isinstance(network, str):
+        return {}, dict.fromkeys(METRICS, network)
+    _, of_texts = network
     texts = list(dict.fromkeys(table["prompt"]))
     batches = [texts[start : start + 256] for start in range(0, len(texts), 256)]
     embedded = dict(zip(texts, judges.stacked(batches, of_texts), strict=True))

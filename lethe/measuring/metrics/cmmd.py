@@ -10,8 +10,10 @@ needs fewer pictures.
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import mmd
-from lethe.measuring.scoring import Look, Value, Work
+from lethe.measuring import mmd, networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()
@@ -33,20 +35,21 @@ KERNEL = mmd.gaussian(SIGMA)
 
 def looks(work: Work) -> dict[str, Look]:
     """Embeddings of the eval prompts' pictures."""
-    return {} if work.without_real else work.clip_look(("eval",))
+    return {} if work.without_real else networks.clip_look(work, ("eval",))
 
 
 def protocol(work: Work) -> dict:
-    return work.clip_protocol() | {"kernel": f"Gaussian, sigma {SIGMA}", "estimator": "unbiased"}
+    return networks.clip_protocol(work) | {"kernel": f"Gaussian, sigma {SIGMA}", "estimator": "unbiased"}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cmmd` of the eval pictures: the distance plus each picture's influence on it (see `fid.measure`)."""
-    why = work.clip if isinstance(work.clip, str) else work.without_real
+    network = networks.clip(work)
+    why = network if isinstance(network, str) else work.without_real
     if why:
         return {}, {"cmmd": why}
     shown = (table["set"] == "eval").to_numpy()
-    of_pictures, _ = work.clip
+    of_pictures, _ = network
     found = work.reference_features(work.eval_pictures, "clip", of_pictures)
     drawn, real = unit(work.seen["clip"][shown]), unit(found.features)
     if min(len(drawn), len(real)) < 2:

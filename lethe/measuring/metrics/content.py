@@ -2,7 +2,10 @@
 
 import pandas as pd
 
-from lethe.measuring.scoring import Look, Value, Work, judged, judging
+from lethe.measuring import networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 VERSION = 2
 NEEDS = ()
@@ -11,12 +14,12 @@ METRICS = {}  # what follows from its columns stands in the families `shown` and
 
 def looks(work: Work) -> dict[str, Look]:
     """Its probabilities."""
-    return judging(work, "content")
+    return networks.judge_look(work, "content")
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Columns `content_pred` (label), `content_prob` (its probability), `content_ok` (1, 0, NaN without a class)."""
     if not work.options["judges"]["content"]:
         return {}, {}
-    columns = judged(work, "content", table["class"], "class")
+    columns = networks.judged(work, "content", table["class"], "class")
     return {f"content_{key}": values for key, values in columns.items()}, {}

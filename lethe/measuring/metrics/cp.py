@@ -14,7 +14,9 @@ its own).
 import numpy as np
 import pandas as pd
 
-from lethe.measuring.scoring import NO_PART, Value, Work, known_mean, known_share
+from lethe.measuring import networks
+from lethe.measuring.values import Value, known_mean, known_share
+from lethe.measuring.work import NO_PART, Work
 
 VERSION = 2
 NEEDS = ("clip",)
@@ -61,18 +63,18 @@ METRICS = {
 
 
 def protocol(work: Work) -> dict:
-    return work.clip_protocol()
+    return networks.clip_protocol(work)
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cp`, 1 or 0, of pictures of the erased concepts and of what must stay."""
     column, parts = np.full(len(table), np.nan), work.parts(table)
-    why = work.without_reference if "clip" in table else work.clip
+    why = work.distilled.missing if "clip" in table else networks.clip(work)
     if why:
         return {"cp": column}, dict.fromkeys(METRICS, why)
     known = np.any(list(parts.values()), axis=0)
     rows = table[known]
-    column[known] = rows["clip"].to_numpy() < work.reference_of(rows, "clip")
+    column[known] = rows["clip"].to_numpy() < work.distilled.of(rows, "clip")
     # a share of 0 that is so by definition has no doubt
     share = known_share if work.reference else lambda values, otherwise: known_mean(100 * values, otherwise)
     return {"cp": column}, {f"cp{end}": share(column[own], NO_PART[end]) for end, own in parts.items()}

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lethe.measuring import judges
-from lethe.measuring.scoring import NO_PART, Look, Value, Work, bootstrapped, mean, rounded
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value, bootstrapped, mean, rounded
+from lethe.measuring.work import NO_PART, Work
 from lethe.training import pictures
 
 VERSION = 2
@@ -135,7 +137,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
             metrics[f"csd{end}"] = NO_PROTOTYPE if rows.any() else NO_PART[end]
             continue
         raw = column[known]
-        metrics[f"csd{end}"] = work.without_reference or _ratio(raw, work.reference_of(table[known], "csd"))
+        metrics[f"csd{end}"] = work.distilled.missing or _ratio(raw, work.distilled.of(table[known], "csd"))
         metrics |= {} if end else {"csd_raw": mean(raw)}
     metrics.setdefault("csd_raw", metrics["csd"])
     told = {"prototypes": prototypes}

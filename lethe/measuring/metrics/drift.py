@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import judges, mmd, pairing
+from lethe.measuring import judges, mmd, networks, pairing
+from lethe.measuring.looking import Look
 from lethe.measuring.metrics import kid
 from lethe.measuring.metrics.cmmd import KERNEL, SCALE, SIGMA, unit
 from lethe.measuring.metrics.fid import frechet, influence, too_few
-from lethe.measuring.scoring import Look, Value, Work, mean
+from lethe.measuring.values import Value, mean
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()
@@ -178,14 +180,15 @@ class Distance:
 
 def distances(work: Work) -> list[Distance]:
     """All of them."""
-    network, features = work.any_features, judges.features_protocol(work.options["features"])
+    network, features = networks.features_network(work), judges.features_protocol(work.options["features"])
     pairs = {"estimator": "of pairs"}
-    clip = work.clip if isinstance(work.clip, str) else work.clip[0]
-    about_clip = work.clip_protocol() | {"kernel": f"Gaussian, sigma {SIGMA}"} | pairs
+    clip = networks.clip(work)
+    of_pictures = clip if isinstance(clip, str) else clip[0]
+    about_clip = networks.clip_protocol(work) | {"kernel": f"Gaussian, sigma {SIGMA}"} | pairs
     return [
         Distance("fid_drift", "features", network, features, fid_drift),
         Distance("kid_drift", "features", network, features | pairs, kid_drift),
-        Distance("cmmd_drift", "clip", clip, about_clip, cmmd_drift),
+        Distance("cmmd_drift", "clip", of_pictures, about_clip, cmmd_drift),
     ]
 
 

@@ -11,7 +11,10 @@ the protocol (see `judges.features_protocol`).
 import numpy as np
 import pandas as pd
 
-from lethe.measuring.scoring import Look, Value, Work, mean
+from lethe.measuring import networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value, mean
+from lethe.measuring.work import Work
 
 VERSION = 2
 NEEDS = ()
@@ -30,11 +33,11 @@ METRICS = {
 
 
 def looks(work: Work) -> dict[str, Look]:
-    return work.features_look()
+    return networks.features_look(work)
 
 
 def protocol(work: Work) -> dict:
-    return work.features_protocol()
+    return networks.features_protocol(work)
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -42,14 +45,16 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
 
     Resampling the column is, to first order, resampling the pictures, so two models can be compared prompt by prompt.
     """
-    if isinstance(work.features, str):
-        return {}, {"fid": work.features}
-    drawn, real = work.features[0], work.features[1].features
+    found = networks.features(work)
+    if isinstance(found, str):
+        return {}, {"fid": found}
+    drawn, real = found[0], found[1].features
     value, shares = distance_and_influence(drawn, real)
     column = np.full(len(table), np.nan)
     column[(table["set"] == "eval").to_numpy()] = value + shares
-    found, warning = mean(value + shares), too_few(drawn, real)
-    return {"fid": column}, {"fid": Value(value, found.n, max(0.0, found.lo), max(0.0, found.hi), warning=warning)}
+    spread, warning = mean(value + shares), too_few(drawn, real)
+    ends = max(0.0, spread.lo), max(0.0, spread.hi)
+    return {"fid": column}, {"fid": Value(value, spread.n, *ends, warning=warning)}
 
 
 def too_few(drawn: np.ndarray, real: np.ndarray) -> str | None:

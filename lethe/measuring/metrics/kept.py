@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lethe.measuring.keeping import is_near
-from lethe.measuring.scoring import Value, Work, known_share
+from lethe.measuring.values import Value, known_share
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ("style", "content")

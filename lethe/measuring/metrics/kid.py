@@ -8,8 +8,10 @@ raise it. Values near 0 may be negative.
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import mmd
-from lethe.measuring.scoring import Look, Value, Work
+from lethe.measuring import mmd, networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 VERSION = 2
 NEEDS = ()
@@ -28,18 +30,19 @@ METRICS = {
 
 
 def looks(work: Work) -> dict[str, Look]:
-    return work.features_look()
+    return networks.features_look(work)
 
 
 def protocol(work: Work) -> dict:
-    return work.features_protocol() | {"subsets": work.options["kid_subsets"]}
+    return networks.features_protocol(work) | {"subsets": work.options["kid_subsets"]}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `kid` of the eval pictures: the distance plus each picture's influence on it (see `fid.measure`)."""
-    if isinstance(work.features, str):
-        return {}, {"kid": work.features}
-    drawn, real = work.features[0], work.features[1].features
+    found = networks.features(work)
+    if isinstance(found, str):
+        return {}, {"kid": found}
+    drawn, real = found[0], found[1].features
     value = 1000 * kernel_distance(drawn, real, work.options["kid_subsets"])
     lo, hi = 1000 * np.quantile(mmd.resampled(drawn, real, kernel), [0.025, 0.975])
     column = np.full(len(table), np.nan)

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from lethe.measuring import pairing, perceptual
-from lethe.measuring.scoring import Look, Value, Work
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()

@@ -13,11 +13,15 @@ follow, over prompts of erased concepts:
   compare equal numbers.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import judges
-from lethe.measuring.scoring import Look, Value, Work, known_mean, known_share
+from lethe.measuring import judges, networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value, known_mean, known_share
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()
@@ -63,12 +67,12 @@ def texts(work: Work) -> dict[tuple[str, int], tuple[str, str]]:
 def looks(work: Work) -> dict[str, Look]:
     """CLIP's embeddings of the pictures whose prompts have a pair."""
     names = tuple(dict.fromkeys(name for name, _ in texts(work)))
-    return work.clip_look(names) if names else {}
+    return networks.clip_look(work, names) if names else {}
 
 
 def protocol(work: Work) -> dict:
     pairs = [" | ".join(own) for own in dict.fromkeys(texts(work).values())]
-    return work.clip_protocol() | {"pairs": pairs}
+    return networks.clip_protocol(work) | {"pairs": pairs}
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -78,28 +82,31 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     asked = texts(work)
     keys = list(zip(table["set"], table["case_number"], strict=True))
     known = np.array([key in asked for key in keys], dtype=bool)
-    if isinstance(work.clip, str) or not known.any():
-        return {}, dict.fromkeys(METRICS, work.clip if known.any() else NONE)
+    network = networks.clip(work)
+    if isinstance(network, str) or not known.any():
+        return {}, dict.fromkeys(METRICS, network if known.any() else NONE)
     pick, flip, deviation = (np.full(len(table), np.nan) for _ in range(3))
-    pick[known] = picked(work, known, [asked[key] for key, own in zip(keys, known, strict=True) if own])
+    pick[known] = picked(work, network[1], known, [asked[key] for key, own in zip(keys, known, strict=True) if own])
     rows = table.assign(pair=pick)[known]
-    if not work.without_reference:
-        flip[known] = pick[known] != work.reference_of(rows, "pair")
+    if not work.distilled.missing:
+        flip[known] = pick[known] != work.distilled.of(rows, "pair")
     groups = professions(work, keys)
     for name in dict.fromkeys(table["set"][known]):
         own = known & (table["set"] == name).to_numpy()
         deviation[own] = 100 * of_share(pick[own], groups[own])
     erased, absent = work.is_erased(table), "no prompt of an erased concept has a pair"
-    columns, why = {"pair": pick, "pair_flip": flip, "pair_deviation": deviation}, work.without_reference or absent
+    columns, why = {"pair": pick, "pair_flip": flip, "pair_deviation": deviation}, work.distilled.missing or absent
     return columns, {
         "pair": known_share(flip[erased], why) if work.reference else known_mean(100 * flip[erased], why),
         "pair_deviation": known_mean(deviation[erased], "no profession has two pictures, or none has a pair"),
     }
 
 
-def picked(work: Work, rows: np.ndarray, pairs: list[tuple[str, str]]) -> np.ndarray:
-    """[N] 1.0 where the first text is nearer to the picture, of the table's chosen rows."""
-    _, of_texts = work.clip
+def picked(work: Work, of_texts: Callable, rows: np.ndarray, pairs: list[tuple[str, str]]) -> np.ndarray:
+    """[N] 1.0 where the first text is nearer to the picture, of the table's chosen rows.
+
+    `of_texts`: texts -> CLIP's embeddings.
+    """
     distinct = list(dict.fromkeys(text for own in pairs for text in own))
     embedded = dict(zip(distinct, judges.stacked([distinct], of_texts), strict=True))
     apart = np.stack([embedded[first] - embedded[second] for first, second in pairs])

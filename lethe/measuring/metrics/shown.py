@@ -15,8 +15,10 @@ import pandas as pd
 from lethe.files.images import read_manifest
 from lethe.measuring import judges
 from lethe.measuring.metrics import unsafe
+from lethe.measuring.reference import KEYS
 from lethe.measuring.removal import categories, removed
-from lethe.measuring.scoring import KEYS, Value, Work, known_share
+from lethe.measuring.values import Value, known_share
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ("style", "content", "unsafe")
@@ -98,9 +100,9 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     if rows.empty:
         return {"shown": shown}, metrics | dict.fromkeys(("removal", "removal_base"), unknown)
     of_base = {"removal_base": _of_originals(work, rows)}
-    if work.without_reference:
-        return {"shown": shown}, metrics | {"removal": work.without_reference} | of_base
-    before = work.reference_of(rows, "shown")
+    if work.distilled.missing:
+        return {"shown": shown}, metrics | {"removal": work.distilled.missing} | of_base
+    before = work.distilled.of(rows, "shown")
     metrics["removal"] = removed(rows["shown"].to_numpy(), before, "reference")
     for name, own in categories(rows).items():
         found = removed(rows["shown"].to_numpy()[own], before[own], "reference")

@@ -2,7 +2,10 @@
 
 import pandas as pd
 
-from lethe.measuring.scoring import Look, Value, Work, judged, judging
+from lethe.measuring import networks
+from lethe.measuring.looking import Look
+from lethe.measuring.values import Value
+from lethe.measuring.work import Work
 
 VERSION = 2
 NEEDS = ()
@@ -11,12 +14,12 @@ METRICS = {}  # what follows from its columns stands in the families `shown` and
 
 def looks(work: Work) -> dict[str, Look]:
     """Its probabilities."""
-    return judging(work, "style")
+    return networks.judge_look(work, "style")
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Columns `style_pred` (label), `style_prob` (its probability), `style_ok` (1 right, 0 wrong, NaN no artist)."""
     if not work.options["judges"]["style"]:
         return {}, {}
-    columns = judged(work, "style", table["artist"], "artist")
+    columns = networks.judged(work, "style", table["artist"], "artist")
     return {f"style_{key}": values for key, values in columns.items()}, {}

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lethe.measuring import judges
-from lethe.measuring.scoring import Value, Work, known_share
+from lethe.measuring.values import Value, known_share
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ("content",)

@@ -13,8 +13,10 @@ import pandas as pd
 
 from lethe.measuring import detections, detectors
 from lethe.measuring.conventions import OWN, Convention, all_of
+from lethe.measuring.looking import Look
 from lethe.measuring.removal import categories, removed
-from lethe.measuring.scoring import Look, Value, Work, known_share
+from lethe.measuring.values import Value, known_share
+from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()
@@ -155,7 +157,7 @@ def conventions(work: Work, table: pd.DataFrame, found: np.ndarray) -> pd.DataFr
 def _before(work: Work, table: pd.DataFrame, found: np.ndarray, labels: list[str]) -> np.ndarray | None:
     """The reference's detections of the same prompts; None if it was scored without the detector, or there is none."""
     if work.reference is None:
-        return None if work.without_reference else found
+        return None if work.distilled.missing else found
     path = work.reference / DETECTIONS
     return detections.read_table(path, labels, table) if path.is_file() else None
 

@@ -11,6 +11,8 @@ from lethe.files.errors import UserError
 from lethe.measuring import judges, scoring
 from lethe.measuring.looking import Real
 from lethe.measuring.metrics import clip, content, cp, csd, fid, kept, kid, shown, style
+from lethe.measuring.values import mean
+from lethe.measuring.work import Work
 from lethe.params import registry
 from lethe.texts.rows import Prompt
 
@@ -43,7 +45,7 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture
-def work() -> scoring.Work:
+def work() -> Work:
     chosen = {
         "clip": "a@b",
         "descriptor": "d",
@@ -54,7 +56,7 @@ def work() -> scoring.Work:
         "kid_subsets": 2,
     }
     rows = {"monet": ["row"], "eval": ["row"]}
-    return scoring.Work(None, rows, CONCEPTS, ["monet"], None, None, chosen, "cpu")
+    return Work(None, rows, CONCEPTS, ["monet"], None, None, chosen, "cpu")
 
 
 def predicting(monkeypatch, work, role, labels, predictions):
@@ -141,7 +143,7 @@ def removal(work, table, before, after, category=None):
     if category:
         rows = rows.assign(category=category + [None] * 7)
     work = dataclasses.replace(work)
-    work.__dict__["compared"] = pd.DataFrame(
+    work.distilled.__dict__["scores"] = pd.DataFrame(
         {"shown": before}, index=pd.MultiIndex.from_tuples([("monet", i) for i in range(4)])
     )
     return shown.measure(work, rows)[1]
@@ -212,7 +214,7 @@ def describing(monkeypatch, work, prototype, drawn):
     """A descriptor that gives these embeddings: for the concept's pictures, and for the drawn ones."""
     monkeypatch.setattr(judges, "descriptor", lambda path, device: None)
     real = Real(np.array(prototype, float), "", {})
-    monkeypatch.setattr(scoring.Work, "reference_features", lambda self, *key: real)
+    monkeypatch.setattr(Work, "reference_features", lambda self, *key: real)
     return dataclasses.replace(work, seen={"descriptor": np.array(drawn, float)})
 
 
@@ -260,9 +262,7 @@ def test_csd_of_what_must_stay_is_that_to_eval_pictures_of_the_same_artist(work,
     ]
     own = {"somewhere": [[0.0, 1.0]], str(tmp_path): [[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [9.0, 9.0]]}
     monkeypatch.setattr(judges, "descriptor", lambda path, device: None)
-    monkeypatch.setattr(
-        scoring.Work, "reference_features", lambda self, folder, *key: Real(np.array(own[str(folder)]), "", {})
-    )
+    monkeypatch.setattr(Work, "reference_features", lambda self, folder, *key: Real(np.array(own[str(folder)]), "", {}))
     drawn = np.tile([0.6, 0.8], (len(table), 1))
     mine = dataclasses.replace(
         work, rows=work.rows | {"eval": rows}, eval_pictures=tmp_path, seen={"descriptor": drawn}
@@ -339,9 +339,9 @@ def test_every_family_declares_what_it_measures():
 
 def test_mean_and_its_interval():
     values = np.random.default_rng(1).normal(3, 2, 400)
-    found = scoring.mean(values)
+    found = mean(values)
     assert (found.value, found.n) == (pytest.approx(values.mean()), 400)
     half = 1.96 * values.std() / 20
     assert found.lo == pytest.approx(values.mean() - half, abs=0.03)
     assert found.hi == pytest.approx(values.mean() + half, abs=0.03)
-    assert scoring.mean(values) == found
+    assert mean(values) == found

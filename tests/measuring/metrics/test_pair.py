@@ -14,6 +14,8 @@ from lethe.files.images import Images
 from lethe.files.io import sha256, write_json
 from lethe.measuring import judges, scoring
 from lethe.measuring.metrics import pair
+from lethe.measuring.values import mean
+from lethe.measuring.work import Work
 from lethe.params import options
 from lethe.texts.prompts import read_prompts
 from lethe.texts.rows import Prompt
@@ -29,8 +31,8 @@ def one(number: int, profession: str | None = None, **more) -> Prompt:
     return Prompt(number, f"portrait {number % 2}", number, profession=profession, **more)
 
 
-def work_of(rows: dict[str, list[Prompt]], option, seen: list[str], erased=("doctor",), reference=None) -> scoring.Work:
-    return scoring.Work(
+def work_of(rows: dict[str, list[Prompt]], option, seen: list[str], erased=("doctor",), reference=None) -> Work:
+    return Work(
         None,
         rows,
         CONCEPTS,
@@ -146,7 +148,7 @@ def test_the_columns_mean_is_the_deviation_and_it_holds_its_derivative():
 def test_balance_is_zero_and_its_interval_has_a_width():
     found = pair.of_share(np.array([1.0, 0.0] * 20), np.array(["a"] * 20 + ["b"] * 20))
     assert found.mean() == pytest.approx(0)
-    again = scoring.mean(100 * found)
+    again = mean(100 * found)
     assert again.lo < 0 < again.hi
     one_sided = pair.of_share(np.ones(8), np.array(["a"] * 8))
     np.testing.assert_array_equal(one_sided, np.ones(8))
@@ -200,7 +202,7 @@ def test_a_scored_run_has_it_with_the_texts_and_the_weights_in_its_record(judge_
     for seed in (1, 2):
         with Images(tiny_judges.write_samples(tmp_path / f"samples{seed}", seed)) as samples:
             reference = tmp_path if found else None
-            work = scoring.Work(samples, *given, reference, tiny_pictures, section, torch.device("cpu"))
+            work = Work(samples, *given, reference, tiny_pictures, section, torch.device("cpu"))
             found.append(scoring.score(work))
         if len(found) == 1:
             found[0].table.drop(columns="prompt").to_csv(tmp_path / "scores.csv", index=False)

@@ -12,6 +12,7 @@ from lethe.files.images import Images
 from lethe.files.io import write_json
 from lethe.measuring import judges, looking, mmd, pairing, scoring
 from lethe.measuring.metrics import change, cmmd, drift, fid, lpips
+from lethe.measuring.work import Work
 from tests import tiny_judges
 from tests.measuring.test_perceptual import write as write_lpips
 
@@ -31,7 +32,7 @@ def ready(tmp_path_factory, judge_folder, tiny_pictures):
     folder = tmp_path_factory.mktemp("quality")
     drawn = [tiny_judges.write_samples(folder / str(seed), seed, recipe=f"samples{seed}") for seed in (1, 2, 3)]
     with Images(drawn[0]) as images:
-        yield scoring.Work(
+        yield Work(
             images,
             tiny_judges.SETS,
             tiny_judges.concepts(tiny_pictures),
@@ -109,7 +110,7 @@ def test_drift_is_the_distances_to_the_other_models_pictures(ready):
     )
     rows = {"": (table["set"] == "eval").to_numpy(), "_retain": ready.is_retained(table)}
     ours = ready.images.path.parent
-    for end, theirs in (("", ready.reference_samples), ("_base", ready.originals)):
+    for end, theirs in (("", ready.distilled.samples), ("_base", ready.originals)):
         for kind, own in rows.items():
             a, b = (outputs(features, folder)[own] for folder in (ours, theirs))
             assert metrics[f"fid_drift{end}{kind}"].value == pytest.approx(fid.frechet(a, b), rel=1e-3)
@@ -135,7 +136,7 @@ def test_a_comparison_with_another_model_tells_its_pictures(ready, tmp_path, mon
     found = {name: own for family in (drift, change, lpips) for name, own in measured(family, ready)[1].items()}
     table = scoring.table_of(ready)
     rows = {"eval": (table["set"] == "eval").to_numpy(), "kept": ready.is_retained(table)}
-    whose = {"": ready.reference_samples, "_base": ready.originals}
+    whose = {"": ready.distilled.samples, "_base": ready.originals}
     for name, end, kind in (
         ("fid_drift", "", "eval"),
         ("fid_drift_base_retain", "_base", "kept"),
@@ -205,7 +206,7 @@ def test_interval_of_drift_is_that_of_resampled_pairs():
 def test_change_is_one_minus_the_cosine_of_features(ready):
     columns, metrics, table = measured(change, ready)
     network = judges.features(ready.options["features"], CPU)
-    for end, theirs in (("", ready.reference_samples), ("_base", ready.originals)):
+    for end, theirs in (("", ready.distilled.samples), ("_base", ready.originals)):
         a, b = (outputs(network, folder) for folder in (ready.images.path.parent, theirs))
         wanted = 100 * (1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
         np.testing.assert_allclose(columns[f"change{end}"], wanted, atol=1e-3)
@@ -258,7 +259,7 @@ def test_what_there_is_nothing_to_compare_with_is_absent_and_says_why(ready):
 
 def test_all_of_it_comes_out_of_one_pass(ready, tmp_path, monkeypatch):
     """scoring.score with every network there: a row a picture, every metric, and how it came about."""
-    with Images(ready.reference_samples) as images:
+    with Images(ready.distilled.samples) as images:
         first = scoring.score(dataclasses.replace(ready, images=images, reference=None, originals=None))
     first.table.to_csv(ready.reference / "scores.csv", index=False)
     folder = write_lpips(tmp_path / "lpips", "alex", monkeypatch)

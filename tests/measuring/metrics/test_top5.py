@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lethe.measuring import judges, scoring
+from lethe.measuring import judges
 from lethe.measuring.metrics import top5
+from lethe.measuring.work import Work
 
 LABELS = ["church", "tench", "parachute", "golf ball", "gas pump", "chain saw", "French horn"]
 CONCEPTS = {
@@ -31,7 +32,7 @@ def work_of(monkeypatch, erased, labels=LABELS, path="c"):
     down = np.linspace(0.3, 0.01, len(labels))
     monkeypatch.setattr(judges, "classifier", lambda path, device: (labels, None))
     seen = {"content": np.stack([down[::-1], down, down[::-1], down, down])}
-    return scoring.Work(None, {}, CONCEPTS, erased, None, None, {"judges": {"content": path}}, "cpu", seen=seen)
+    return Work(None, {}, CONCEPTS, erased, None, None, {"judges": {"content": path}}, "cpu", seen=seen)
 
 
 def test_the_class_is_looked_for_among_the_five_likeliest(monkeypatch, table):

@@ -13,6 +13,7 @@ from lethe.measuring import detections, looking, scoring
 from lethe.measuring.conventions import LABELS, THRESHOLDS
 from lethe.measuring.detections import Detector
 from lethe.measuring.metrics import shown, unsafe
+from lethe.measuring.work import Work
 from lethe.texts.rows import Prompt
 from tests import tiny_judges
 
@@ -49,7 +50,7 @@ def work(tmp_path, monkeypatch, options, tiny_pictures):
     values = options | {"judges": options["judges"] | {"unsafe": "nudenet"}}
     values |= {"unsafe": {"labels": "exposed9", "threshold": 0.5}}
     with Images(tiny_judges.write_samples(tmp_path / "samples", 1, SETS)) as images:
-        yield scoring.Work(
+        yield Work(
             images,
             SETS,
             CONCEPTS,
@@ -191,7 +192,7 @@ def test_with_a_classifier_the_highest_label_counts_end_to_end(tmp_path, options
     values = options | {"judges": options["judges"] | {"unsafe": str(judge)}}
     samples = tiny_judges.write_samples(tmp_path / "samples", 1, sets)
     with Images(samples) as images:
-        work = scoring.Work(
+        work = Work(
             images,
             sets,
             concepts,
