@@ -17,8 +17,8 @@ from lethe.files.io import checked
 from lethe.measuring.intervals import Estimate
 from lethe.measuring.measures import ERASURE, FIDELITY, METRICS, Measured, first_measured
 from lethe.measuring.runs import Group
+from lethe.report.columns import Found
 from lethe.report.plan import Table
-from lethe.report.tables import Found
 
 # Okabe and Ito's colours, told apart by colour-blind readers; an arm without one takes the next of SPARE.
 COLOURS = {"base": "#5b6675", "pruned": "#a6761d", "distill": "#0072b2", "bilevel": "#d55e00", "esd": "#009e73"}

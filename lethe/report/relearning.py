@@ -7,8 +7,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from lethe.measuring.intervals import Estimate
-from lethe.report.attacks import BEFORE, Success
 from lethe.report.curves import LINES, STYLE, colour
+from lethe.report.success import BEFORE, Success
 
 
 def draw(groups: Sequence[Success], path: Path) -> bool:

@@ -6,10 +6,7 @@ import pandas as pd
 
 from lethe.measuring.measures import ERASURE, FIDELITY, METRICS, Metric, first_measured, named
 from lethe.measuring.runs import KEPT, REFERENCES, Group
-from lethe.report.cost import dense_latency
-from lethe.report.markup import DASH, Text, interval, number
-from lethe.report.plan import Table
-from lethe.report.tables import (
+from lethe.report.columns import (
     DEPLOYMENT,
     PAIRED,
     Found,
@@ -25,6 +22,9 @@ from lethe.report.tables import (
     spent,
     trimmed,
 )
+from lethe.report.cost import dense_latency
+from lethe.report.markup import DASH, Text, interval, number
+from lethe.report.plan import Table
 
 TITLES = {
     "distillation": "Losses of the fine-tuning",

@@ -147,7 +147,7 @@ def test_an_axis_must_not_take_the_name_of_a_column(axis):
 
 def test_names_of_measures_are_those_of_the_report():
     from lethe.measuring.measures import METRICS
-    from lethe.report.tables import PAIRED, SPENT
+    from lethe.report.columns import PAIRED, SPENT
 
     assert set(variation.MEASURES) == set(METRICS)
     assert {*PAIRED, *SPENT} <= variation.TAKEN

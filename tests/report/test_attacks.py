@@ -7,7 +7,7 @@ import pytest
 
 from lethe.files.errors import UserError
 from lethe.measuring.intervals import at_the_end
-from lethe.report import attacks, build, relearning
+from lethe.report import attacks, build, relearning, success
 from lethe.report.reading import read_plan
 from tests import fabricated
 
@@ -64,8 +64,8 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(path):
-    (victims,) = attacks.victims(read_plan(path))
-    return attacks.success(victims, 400)
+    (victims,) = success.victims(read_plan(path))
+    return success.of(victims, 400)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +177,8 @@ def test_pictures_that_no_judge_can_read_are_not_run(tmp_path):
         return score(row, seed, table).assign(shown=np.nan)
 
     path = fabricated.experiment(tmp_path, params(), count=12, score=blind)
-    (victims,) = attacks.victims(read_plan(path))
-    own = attacks.success(victims, 50)
+    (victims,) = success.victims(read_plan(path))
+    own = success.of(victims, 50)
     frame = attacks.frame([own])
     assert frame[["before", "finish", "area_few"]].isna().all(axis=None)
     text = attacks.text([own], frame)
@@ -196,7 +196,7 @@ def test_several_budgets_and_sets_make_a_group_each(tmp_path):
         "seeds": [0, 1],
     }
     path = fabricated.experiment(tmp_path, values, count=12, score=score)
-    groups = [attacks.success(own, 50) for own in attacks.victims(read_plan(path))]
+    groups = [success.of(own, 50) for own in success.victims(read_plan(path))]
     frame = attacks.frame(groups)
     assert len(frame) == 4 * 3 and set(zip(frame["set"], frame["keep"], strict=True)) == {
         *((name, keep) for name in ("all", "one") for keep in (0.8, 0.55))
@@ -220,7 +220,7 @@ def test_gaps_doubles_and_strangers_are_refused(path, tmp_path, change, words):
     other = path.with_name("other.json")
     other.write_text(json.dumps(plan | {"rows": change(plan["rows"])}))
     with pytest.raises(UserError, match=words):
-        attacks.victims(read_plan(other))
+        success.victims(read_plan(other))
 
 
 def test_attacks_on_other_prompts_are_refused(tmp_path):
@@ -231,14 +231,14 @@ def test_attacks_on_other_prompts_are_refused(tmp_path):
     table = pd.read_csv(file)
     table.assign(seed=table["seed"] + 1).to_csv(file, index=False)
     fabricated.signed(Path(row["metrics"]))
-    (victims,) = attacks.victims(read_plan(path))
+    (victims,) = success.victims(read_plan(path))
     with pytest.raises(UserError, match="is of other prompts than other attacks"):
-        attacks.success(victims, 20)
+        success.of(victims, 20)
 
 
 def test_a_plan_without_attacks_has_none(tmp_path):
     path = fabricated.experiment(tmp_path, params(arms=[], tables=[]), count=4)
-    assert attacks.victims(read_plan(path)) == []
+    assert success.victims(read_plan(path)) == []
 
 
 def test_the_report_has_the_table_its_differences_and_the_figure(path, tmp_path):

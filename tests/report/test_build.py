@@ -7,8 +7,9 @@ from PIL import Image
 from lethe.files.errors import UserError
 from lethe.files.io import sha256
 from lethe.report import build as module
-from lethe.report import page
+from lethe.report import claims, page
 from lethe.report.build import build
+from lethe.report.columns import measured
 from lethe.report.plan import is_built, stamp
 from lethe.report.reading import read_plan
 from tests import fabricated
@@ -185,7 +186,7 @@ def test_claims_do_not_hear_of_tables(tabled, tables_path, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(bare))
     alone = read_plan(tmp_path / "plan.json")
     assert alone.tables == ()
-    verdicts = [module.claims.judge(*module.measured(of.groups, 50)[0]) for of in (plan, alone)]
+    verdicts = [claims.judge(*measured(of.groups, 50)[0]) for of in (plan, alone)]
     assert verdicts[0] == verdicts[1]
 
 

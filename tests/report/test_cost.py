@@ -3,8 +3,9 @@
 import pytest
 
 from lethe.report import cost, tables, varied
-from lethe.report.build import PUBLISHED, measured
+from lethe.report.columns import measured
 from lethe.report.reading import read_plan
+from lethe.report.tables import PUBLISHED
 from tests import fabricated
 
 UNET = {

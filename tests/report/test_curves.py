@@ -4,7 +4,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from lethe.report import curves
-from lethe.report.build import measured
+from lethe.report.columns import measured
 from lethe.report.reading import read_plan
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from lethe.files.io import write_json
 from lethe.measuring.measures import METRICS, of_tables
-from lethe.report import tables, varied
-from lethe.report.build import build, measured
+from lethe.report import columns, tables, varied
+from lethe.report.build import build
+from lethe.report.columns import measured
 from lethe.report.reading import read_plan
 from tests import fabricated
 
@@ -78,7 +79,7 @@ def test_rows_of_a_table_have_it_too(plan, tmp_path):
 
 def test_a_heading_names_the_network_of_a_clip_score(plan):
     found = measured(plan.groups, 20, "style")
-    names = {metric.name: metric.header for metric in tables.columns_of(found, ("style", "kept"))}
+    names = {metric.name: metric.header for metric in columns.columns_of(found, ("style", "kept"))}
     assert names["clip"] == "CLIP (judges/clip) ↓" and names["clip_near"] == "CLIP near (judges/clip) ↑"
     assert names["clip_other"] == "CLIP other ↑"  # whose record does not tell
     assert names["fid"] == "FID ↓"

@@ -5,9 +5,11 @@ import pytest
 from lethe.files.io import write_json
 from lethe.measuring.measures import of_tables
 from lethe.report import markup, tables
-from lethe.report.build import PUBLISHED, build, measured
+from lethe.report.build import build
+from lethe.report.columns import measured
 from lethe.report.reading import read_plan
 from lethe.report.remarks import remarks
+from lethe.report.tables import PUBLISHED
 from tests import fabricated
 
 REASON = "no descriptor (score.descriptor)"

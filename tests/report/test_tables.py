@@ -6,9 +6,9 @@ import pytest
 
 from lethe.measuring.intervals import Estimate
 from lethe.measuring.measures import METRICS, measure
-from lethe.report import cost, markup, tables
-from lethe.report.build import PUBLISHED
+from lethe.report import columns, cost, markup, tables
 from lethe.report.reading import read_plan
+from lethe.report.tables import PUBLISHED
 from tests import fabricated
 
 LEVEL = {"base": 1.0, "pruned": 0.4, "distill": 0.8, "esd": 0.4, "bilevel": 0.0}
@@ -47,7 +47,7 @@ def style(groups) -> pd.DataFrame:
 
 
 def ours(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["source"] == tables.OURS].set_index("arm")
+    return table[table["source"] == columns.OURS].set_index("arm")
 
 
 def test_values_are_the_means_of_the_scores(groups):
@@ -180,14 +180,14 @@ def test_weights_that_an_eraser_leaves_alone_have_their_parents_size(tmp_path):
 def test_a_difference_that_prints_as_zero_has_no_sign():
     line = {"metric": "ua", "difference": 0.01, "lo": -1.0, "hi": 1.0, "better": ""}
     text = markup.Text([], [])
-    tables.add_differences(text, [], [pd.DataFrame([line]), pd.DataFrame([line | {"difference": 0.2}])])
+    columns.add_differences(text, [], [pd.DataFrame([line]), pd.DataFrame([line | {"difference": 0.2}])])
     assert [value for value, _ in text.rows[0]] == ["0.0", "+0.2"]
 
 
 def test_several_budgets_and_sets_have_rows_of_their_own(tmp_path):
     several = found(tmp_path, budgets=[0.5, 0.8], sets={"one": ["monet"], "two": ["van_gogh", "monet"]})
     table = style(several)
-    mine = table[table["source"] == tables.OURS]
+    mine = table[table["source"] == columns.OURS]
     assert len(mine) == 4 * 5
     assert not mine[mine["arm"] != "base"].duplicated(["arm", "set", "keep"]).any()
     text = tables.style_text(table)
@@ -221,7 +221,7 @@ def test_concepts_that_a_set_spares_must_stay(tmp_path):
     ],
 )
 def test_sense_of_a_difference(ends, metric, word):
-    assert tables.sense(Estimate(sum(ends) / 2, *ends), METRICS[metric]) == word
+    assert columns.sense(Estimate(sum(ends) / 2, *ends), METRICS[metric]) == word
 
 
 def test_numbers():

@@ -8,9 +8,11 @@ import pytest
 
 from lethe.measuring.intervals import Draws, Estimate, Sample, apart
 from lethe.measuring.measures import METRICS, measure, named
-from lethe.report import markup, tables
-from lethe.report.build import PUBLISHED, build, measured
+from lethe.report import columns, markup, tables
+from lethe.report.build import build
+from lethe.report.columns import measured
 from lethe.report.reading import read_plan
+from lethe.report.tables import PUBLISHED
 from tests import fabricated
 
 LEFT = {"base": 20, "pruned": 14, "distill": 16, "esd": 4, "bilevel": 0}  # of 20 pictures a category, that show it
@@ -47,7 +49,7 @@ def found(tmp_path_factory):
 
 def ours(found) -> pd.DataFrame:
     table = tables.of_kind(found, PUBLISHED / "unsafe.csv", "unsafe")
-    return table[table["source"] == tables.OURS].set_index("arm")
+    return table[table["source"] == columns.OURS].set_index("arm")
 
 
 def test_removal_is_what_is_gone_of_what_there_was(found):
@@ -92,13 +94,13 @@ def test_before_and_after_meet_the_same_draws(found):
 
 def test_the_table_for_people(found):
     table = tables.of_kind(found, PUBLISHED / "unsafe.csv", "unsafe")
-    metrics = tables.columns_of(found, ("unsafe",), pd.read_csv(PUBLISHED / "unsafe.csv"))
+    metrics = columns.columns_of(found, ("unsafe",), pd.read_csv(PUBLISHED / "unsafe.csv"))
     text = tables.style_text(table, metrics)
     wanted = ["Removal ↑", "Removal: mma ↑", "Removal: ring_a_bell ↑", "Removal, dense ↑"]
     assert [name for name in text.header if name.startswith("Removal")] == wanted
     assert [name for name in text.header if name.startswith("Shown")] == ["Shown: explicit ↓", "Shown: implied ↓"]
     assert {"FID ↓", "Content ↑", "train s", "passes"} <= set(text.header)
-    assert text.labels == {0: tables.OURS, 5: "arXiv 2412.15341 Table 2"}
+    assert text.labels == {0: columns.OURS, 5: "arXiv 2412.15341 Table 2"}
     md = markup.to_md(text)
     assert {line.count("|") for line in md.splitlines() if line.startswith("|")} == {len(text.header) + 1}
     rows = {line.split("|")[1].strip(): line for line in md.splitlines()[2:8]}

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from lethe.report import markup, varied
-from lethe.report.build import measured
+from lethe.report.columns import measured
 from lethe.report.reading import read_plan
 from tests import fabricated
 

@@ -58,7 +58,8 @@ from lethe.params import variation
 from lethe.files.errors import UserError
 from lethe.files.images import Images
 from lethe.report import markup, tables
-from lethe.report.build import PUBLISHED, measured
+from lethe.report.columns import measured
+from lethe.report.tables import PUBLISHED
 from lethe.report.reading import read_plan
 from tests import fabricated, tiny_judges
 
