@@ -20,6 +20,7 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lethe.experiment import absent
 from lethe.files import io
@@ -30,6 +31,9 @@ from lethe.stage.record import Recorder
 from lethe.stage.reuse import settled
 from lethe.texts.prompts import read_sets
 from lethe.training import pictures
+
+if TYPE_CHECKING:
+    from lethe.measuring.scoring import Scored
 
 VERSION = 4
 CACHE = Path("state/features")
@@ -54,13 +58,7 @@ def main() -> None:
 
     standalone = not (args.samples or reference)  # a model of one's own is not what others are compared with
     resolved = values | {"concepts": concepts, "erased": erased} | ({"standalone": True} if standalone else {})
-    parents = {role: of_result(folder) for role, folder in results.items()} | absent.identities(values, lacking)
-    parents |= {f"prompts:{name}": of_file(path) for name, path in paths.items()}
-    for folder in folders.values():  # a mistake there is told before hours of drawing
-        pictures.read(folder, prompt="", plain=True)
-    own = args.samples is None  # nobody planned its address: pictures count by their bytes
-    identity = pictures.contents if own else partial(of_pictures, make=args.make, plain=True)
-    parents |= {role: identity(folder) for role, folder in folders.items()}
+    parents = identities(args, results, paths, folders) | absent.identities(values, lacking)
     samples = args.samples or evaluation.gathered(args, paths, sets, usable["clip"], partial(cli.run_stage, "sample"))
     if samples is None:
         return
@@ -72,11 +70,7 @@ def main() -> None:
         print(f"would score {sum(map(len, sets.values()))} pictures of {samples} into {args.out}")
         return
 
-    import torch
-
-    from lethe.files import tensors
     from lethe.files.images import Images
-    from lethe.measuring import networks
     from lethe.measuring.scoring import score
     from lethe.measuring.work import Work
 
@@ -100,18 +94,41 @@ def main() -> None:
             lacking=lacking,
         )
         found = score(work)
-        io.write_text(part / "scores.csv", found.table.drop(columns="prompt").to_csv(index=False, lineterminator="\n"))
-        io.write_json(part / "metrics.json", found.metrics)
-        for name, text in found.files.items():
-            io.write_text(part / name, text)
-        if not isinstance(features := networks.features(found.work), str):
-            tensors.save(part / "features.safetensors", {"fid": torch.tensor(features[0], dtype=torch.float32)})
+        write(found, part)
         reasons = evaluation.reasons(found.absent, concepts)
         told = {"networks": of_judges(usable), "absent": reasons, "converted": found.work.converted}
         recorder.write(part, device=str(device), **told)
     print(evaluation.missing(reasons))
     print(evaluation.table(found.metrics))
     print(f"{args.out}: {len(found.table)} pictures scored")
+
+
+def identities(
+    args: argparse.Namespace, results: dict[str, Path], prompts: dict[str, Path], folders: dict[str, Path]
+) -> dict[str, str]:
+    """Of results, prompt files and picture folders, by role. Pictures of a run that nobody planned, without --samples,
+    count by their bytes."""
+    for folder in folders.values():  # a mistake there is told before hours of drawing
+        pictures.read(folder, prompt="", plain=True)
+    of_folder = partial(of_pictures, make=args.make, plain=True) if args.samples else pictures.contents
+    found = {role: of_result(folder) for role, folder in results.items()}
+    found |= {f"prompts:{name}": of_file(path) for name, path in prompts.items()}
+    return found | {role: of_folder(folder) for role, folder in folders.items()}
+
+
+def write(found: "Scored", part: Path) -> None:
+    """scores.csv, metrics.json, features.safetensors, and what single metrics add."""
+    import torch
+
+    from lethe.files import tensors
+    from lethe.measuring import networks
+
+    io.write_text(part / "scores.csv", found.table.drop(columns="prompt").to_csv(index=False, lineterminator="\n"))
+    io.write_json(part / "metrics.json", found.metrics)
+    for name, text in found.files.items():
+        io.write_text(part / name, text)
+    if not isinstance(features := networks.features(found.work), str):
+        tensors.save(part / "features.safetensors", {"fid": torch.tensor(features[0], dtype=torch.float32)})
 
 
 def parsed() -> argparse.Namespace:

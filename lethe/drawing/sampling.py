@@ -204,12 +204,9 @@ def draw(
 
     ended = Event()
 
-    def filled(tile: Sequence) -> list:
-        return [*tile, *[tile[-1]] * (settings.tile - len(tile))]
-
     @torch.inference_mode()
     def pictures(tile: Sequence[Prompt], begun: Sequence[Start] | None = None) -> np.ndarray:
-        full, begun = filled(tile), filled(begun) if begun else None
+        full, begun = _lengthened(tile, settings.tile), _lengthened(begun, settings.tile) if begun else None
         prompts = [row.prompt for row in full]
         latents = denoise(
             unet,
@@ -234,6 +231,11 @@ def draw(
         finally:  # also where the caller goes away: after SIGTERM, or because of an error
             ended.set()
             pool.shutdown(cancel_futures=True)
+
+
+def _lengthened(tile: Sequence, length: int) -> list:
+    """A tile at full length: its last item again."""
+    return [*tile, *[tile[-1]] * (length - len(tile))]
 
 
 def _remedy(name: str) -> str:

@@ -62,11 +62,26 @@ OPTIONS = {
 
 
 class Multiplier(nn.Module):
-    """lambda, where checkpoints find it."""
+    """lambda, where checkpoints find it, and how it follows the gap. Raises UserError if it has no room to grow."""
 
-    def __init__(self, value: float, device: torch.device):
+    def __init__(self, options: Mapping, device: torch.device):
         super().__init__()
-        self.register_buffer("value", torch.tensor(float(value), device=device))
+        self.first, self.most, self.growth = options["lambda"], options["lambda_most"], options["lambda_growth"]
+        self.tolerance = options["gap_tolerance"]
+        if self.growth > 1 and not 0 < self.first <= self.most:
+            raise UserError(
+                f"bilevel.lambda: {self.first} cannot grow to lambda_most ({self.most}); begin above 0 and not above "
+                "that"
+            )
+        self.register_buffer("value", torch.tensor(float(self.first), device=device))
+
+    def after(self, gap: Tensor) -> Tensor:
+        """lambda of a round that left this gap; the next round's is set."""
+        used = self.value.clone()
+        if self.growth > 1:
+            wider = torch.where(gap > self.tolerance, used * self.growth, used / self.growth)
+            self.value.copy_(wider.clamp(self.first, self.most))
+        return used
 
 
 def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Training:
@@ -77,17 +92,12 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
     other = copy.deepcopy(student)
     theta, vartheta = list(student.parameters()), list(other.parameters())
     device, rest = theta[0].device, torch.device("cpu")
-    multiplier = Multiplier(options["lambda"], device)
+    multiplier = Multiplier(options, device)
     optimizers = {
         "theta": adamw(theta, options["upper_lr"], options["weight_decay"]),
         "vartheta": adamw(vartheta, options["lr"], options["weight_decay"]),
     }
-    first, most, growth = options["lambda"], options["lambda_most"], options["lambda_growth"]
     clip = options["clip_norm"]
-    if growth > 1 and not 0 < first <= most:
-        raise UserError(
-            f"bilevel.lambda: {first} cannot grow to lambda_most ({most}); begin above 0 and not above that"
-        )
 
     def work(name: str) -> None:
         """Brings one copy to the device and, if both are not to stay there, takes the other from it."""
@@ -128,10 +138,7 @@ def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Tra
             _couple(vartheta, theta, "reset", 1.0)
         # the log's fine-tuning losses are vartheta's
         terms = {key: value for key, value in terms.items() if key not in ("loss", "diff", "out", "feat")}
-        used, wide = multiplier.value.clone(), gap > options["gap_tolerance"]
-        if growth > 1:
-            multiplier.value.copy_(torch.where(wide, used * growth, used / growth).clamp(first, most))
-        return terms | {"gap": gap, "multiplier": used, "displacement": gauges.ratio(moved, inner)}
+        return terms | {"gap": gap, "multiplier": multiplier.after(gap), "displacement": gauges.ratio(moved, inner)}
 
     modules = {"student": student, "vartheta": other, "multiplier": multiplier}
     return Training(step, modules, optimizers)
