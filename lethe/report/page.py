@@ -15,7 +15,7 @@ from lethe.report.claims import CONTRADICTED, SHOWN, UNMEASURED, UNSETTLED, Clai
 from lethe.report.markup import Text
 from lethe.report.plan import Plan
 
-TEMPLATES = Path(__file__).resolve().parents[2] / "reports" / "templates"
+TEMPLATES = Path(__file__).with_name("templates")
 TONES = {SHOWN: "good", CONTRADICTED: "bad", UNSETTLED: "open", UNMEASURED: "none"}
 
 

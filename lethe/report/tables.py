@@ -27,7 +27,7 @@ from lethe.report.columns import (
 from lethe.report.cost import dense_latency
 from lethe.report.markup import Text
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "reports" / "published"
+PUBLISHED = Path(__file__).with_name("published")
 
 
 def style(groups: list[Found], published: Path) -> pd.DataFrame:
