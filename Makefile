@@ -1,4 +1,5 @@
 # make tables     the default experiment, from set-up to reports/atelier/; EXPERIMENT=params/own.yaml makes another
+# make demo       one prompt drawn by the base model and by three that were pruned, two of which forgot it; no training
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
 # make soak       KILLS kills at random moments in all stages (default: 200; SEED chooses the moments), each followed by a rerun
@@ -11,7 +12,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables status test soak lint docs gc nudenet lock setup
+.PHONY: tables demo status test soak lint docs gc nudenet lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
@@ -22,11 +23,11 @@ KILLS ?= 200
 SEED ?= 0
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# A committed report is good as it stands, so a clone without its results would make nothing: there it is made anew.
 tables: setup
-	@name=$$(sed -n 's/^experiment: *\([a-z0-9_]*\).*/\1/p' $(EXPERIMENT))
-	[ -d results/$$name ] || rm -f reports/$$name/recipe-*.json
-	PYTHONPATH=rules snakemake --cores $(CORES) --logger lethe --config params=$(EXPERIMENT)
+	@python -m lethe.experiment.tables $(EXPERIMENT) --cores $(CORES)
+
+demo: setup
+	@python -m lethe.report.demo $(EXPERIMENT)
 
 status: setup
 	@python -m lethe.experiment.status $(EXPERIMENT)

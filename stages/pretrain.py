@@ -18,7 +18,7 @@ from lethe.stage import cli
 
 def main() -> None:
     made = argparse.ArgumentParser(
-        prog="python -m stages.pretrain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=cli.prog("stages.pretrain"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--out", type=Path, required=True, help="bundle folder; an older one is replaced at the end")
     made.add_argument("--state", type=Path, default=Path("state/pretrain"), help="finished parts and checkpoints")

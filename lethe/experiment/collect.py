@@ -56,7 +56,7 @@ def size_mb(path: Path) -> float:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(prog="python -m lethe.experiment.collect", description=__doc__.split("\n")[0])
+    made = argparse.ArgumentParser(prog=cli.prog("lethe.experiment.collect"), description=__doc__.split("\n")[0])
     made.add_argument("params", type=Path, nargs="+", help="params files whose results stay")
     made.add_argument("--dry-run", action="store_true", help="list what would be deleted, delete nothing")
     args = made.parse_args()

@@ -109,7 +109,7 @@ def _ancestors(node: Node) -> list[Node]:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(prog="python -m lethe.experiment.plan", description=__doc__.split("\n")[0])
+    made = argparse.ArgumentParser(prog=cli.prog("lethe.experiment.plan"), description=__doc__.split("\n")[0])
     made.add_argument("params", type=Path, help="params file")
     made.add_argument("--out", type=Path, help="file to write the report's plan to (default: print it)")
     args = made.parse_args()

@@ -67,7 +67,7 @@ def text(params: Path) -> str:
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(prog="python -m lethe.experiment.status", description=__doc__.split("\n")[0])
+    made = argparse.ArgumentParser(prog=cli.prog("lethe.experiment.status"), description=__doc__.split("\n")[0])
     made.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"), help="params file")
     print(text(made.parse_args().params))
 

@@ -33,6 +33,7 @@ from typing import NoReturn
 
 from lethe.files.errors import UserError
 from lethe.files.io import write_json, write_text
+from lethe.stage import cli
 from lethe.texts.rows import LARGEST_SEED, split_categories
 
 RAW = "ring_a_bell"
@@ -241,13 +242,13 @@ def _check(path: Path, rows: list[dict], only: str | None) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see python -m lethe.texts.prompts --help")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main() -> None:
     """python -m lethe.texts.prompts FILE --out OUT.csv [--format NAME]"""
     parser = _Parser(
-        prog="python -m lethe.texts.prompts",
+        prog=cli.prog("lethe.texts.prompts"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
