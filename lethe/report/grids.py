@@ -113,33 +113,48 @@ def shown(picture: Image.Image, side: int) -> Image.Image:
     return picture if picture.width == side else picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
+Pictures = dict[tuple[str, int], tuple[Entry, Image.Image]]  # those of one row of a grid, by (set, case_number)
+
+
 def grid(runs: dict[str, Run], sections: Sequence[Section]) -> tuple[Image.Image, Layout]:
     """Draws the grid: one row an arm, its first training seed. Raises UserError if an arm lacks a picture."""
     keys = [key for section in sections for key in section.keys]
-    pictures: dict[str, dict[tuple[str, int], tuple[Entry, Image.Image]]] = {}
-    for arm, run in runs.items():
-        with Images(run.samples) as images:
-            entries = {(entry.set, entry.case_number): entry for entry in images.entries}
-            missing = [key for key in keys if key not in entries]
-            if missing:
-                raise UserError(f"{run.samples}: no picture of prompt {missing[0][0]}/{missing[0][1]}; sample again")
-            pictures[arm] = {key: (entries[key], images.picture(entries[key])) for key in keys}
-    first = next(iter(pictures.values()))
+    rows = {arm: pictures(run.samples, keys) for arm, run in runs.items()}
+    judged = runs if _judged(runs) else {}
+    return sheet(rows, sections, {arm: {key: _judgement(run, key) for key in keys} for arm, run in judged.items()})
+
+
+def pictures(samples: Path, keys: Sequence[tuple[str, int]]) -> Pictures:
+    """Some of the pictures of a samples folder. Raises UserError if one is not there."""
+    with Images(samples) as images:
+        entries = {(entry.set, entry.case_number): entry for entry in images.entries}
+        missing = [key for key in keys if key not in entries]
+        if missing:
+            raise UserError(f"{samples}: no picture of prompt {missing[0][0]}/{missing[0][1]}; sample again")
+        return {key: (entries[key], images.picture(entries[key])) for key in keys}
+
+
+def sheet(
+    rows: dict[str, Pictures], sections: Sequence[Section], words: dict[str, dict[tuple[str, int], str]] | None = None
+) -> tuple[Image.Image, Layout]:
+    """Pictures in labelled rows and columns. `words`: what stands below a picture, by row and key."""
+    keys = [key for section in sections for key in section.keys]
+    first = next(iter(rows.values()))
     side = shown_side(first[keys[0]][1].width)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     prompts = [wrapped(ruler, first[key][0].prompt, side, font(13), LINES) for key in keys]
-    widest = max(math.ceil(ruler.textlength(arm, font(17, bold=True))) for arm in runs)
-    places = layout(sections, len(runs), side, max(map(len, prompts)), _judged(runs), max(LABEL, widest + 2 * GAP))
+    widest = max(math.ceil(ruler.textlength(name, font(17, bold=True))) for name in rows)
+    places = layout(sections, len(rows), side, max(map(len, prompts)), bool(words), max(LABEL, widest + 2 * GAP))
     canvas = Image.new("RGB", places.size, PAPER)
     pen = ImageDraw.Draw(canvas)
     _head(pen, places, sections, prompts)
-    for row, (arm, found) in enumerate(pictures.items()):
-        pen.text((EDGE, places.rows[row] + places.side // 2), arm, INK, font(17, bold=True), anchor="lm")
+    for row, (name, found) in enumerate(rows.items()):
+        pen.text((EDGE, places.rows[row] + places.side // 2), name, INK, font(17, bold=True), anchor="lm")
         for column, key in enumerate(keys):
             x, y = places.tile(row, column)
             canvas.paste(shown(found[key][1], places.side), (x, y))
-            if words := _judgement(runs[arm], key):
-                text = fitted(pen, words, places.side, font(12))
+            if words and words[name][key]:
+                text = fitted(pen, words[name][key], places.side, font(12))
                 pen.text((x + places.side // 2, y + places.side + 3), text, FAINT, font(12), anchor="ma")
     return canvas, places
 
