@@ -23,5 +23,6 @@ if [ -z "$uv" ]; then
     uv=.venv/bin/uv
 fi
 "$uv" pip install --quiet --python .venv/bin/python --require-hashes --compile-bytecode -r envs/requirements.txt
+"$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable . # the command lethe
 cp envs/requirements.txt .venv/requirements.txt.part
 mv .venv/requirements.txt.part .venv/requirements.txt # last: an interrupted set-up is done again

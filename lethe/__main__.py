@@ -57,7 +57,7 @@ def refuse(name: str, known: dict[str, str]) -> None:
     """Raises UserError for a command that is none."""
     from lethe.files.errors import UserError
 
-    told = f"{name!r} is not one of the commands" if name else "which command?"
+    told = f"{name!r} is not one of the commands" if name else "give a command"
     raise UserError(f"{typed()}: {told}: {', '.join(known)}; {typed()} --help says what each does")
 
 

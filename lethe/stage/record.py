@@ -100,6 +100,7 @@ def code_revision() -> str:
         return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # may be installed inside another project's checkout
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (subprocess.CalledProcessError, FileNotFoundError):
