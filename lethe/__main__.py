@@ -9,9 +9,10 @@ import pkgutil
 import runpy
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
+import stages
 from lethe import __version__
 
 # Stages are found by their files. Beside them:
@@ -27,8 +28,7 @@ OTHERS = {
 
 def commands() -> dict[str, str]:
     """Name of each command -> the module that `python -m` would run; imports none of them."""
-    folders = find_spec("stages").submodule_search_locations
-    return {name: f"stages.{name}" for _, name, _ in pkgutil.iter_modules(folders)} | OTHERS
+    return {name: f"stages.{name}" for _, name, _ in pkgutil.iter_modules(stages.__path__)} | OTHERS
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -71,9 +71,9 @@ def overview(known: dict[str, str]) -> str:
 def about(module: str) -> str:
     """The first sentence of a module's docstring, read from its source without importing it."""
     package, _, name = module.rpartition(".")
-    (folder,) = find_spec(package).submodule_search_locations
-    source = (Path(folder) / f"{name}.py").read_text(encoding="utf-8")
-    return " ".join(ast.get_docstring(ast.parse(source)).split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    source = (files(package) / f"{name}.py").read_text(encoding="utf-8")
+    doc = ast.get_docstring(ast.parse(source)) or ""
+    return " ".join(doc.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
 
 
 if __name__ == "__main__":

@@ -43,11 +43,12 @@ def weights(plan: Plan, name: str, node: Node, machine: list[str]) -> Path:
     for folder in (node.folder, small(plan, node)):
         if io.is_finished(folder):
             return folder
-    if node.stage != "erase" or "model" not in node.parents:
+    parent = node.parents.get("model")
+    if node.stage != "erase" or not isinstance(parent, Node):
         raise UserError(f"{name}: no weights at {node.folder}, nor at {small(plan, node)}; make them by lethe tables")
-    model = weights(plan, name, node.parents["model"], machine)
+    model = weights(plan, name, parent, machine)
     out = PLACE / f"{name}-{io.digest([node.recipe, of_result(model)])}"
-    words = [str(model) if word == str(node.parents["model"].folder) else word for word in node.flags]
+    words = [str(model) if word == str(parent.folder) else word for word in node.flags]
     with alone.alone(out):
         cli.run_stage("erase", [*words, "--out", str(out), *machine])
     return out
@@ -56,8 +57,8 @@ def weights(plan: Plan, name: str, node: Node, machine: list[str]) -> Path:
 def write_prompts(path: Path, text: str, count: int) -> None:
     """A prompt CSV: one text, with seeds 0 to count - 1."""
     quoted = text.replace('"', '""')
-    rows = [f'{number},"{quoted}",{number}' for number in range(count)]
-    io.write_text(path, "\n".join(["case_number,prompt,evaluation_seed", *rows, ""]))
+    lines = [f'{number},"{quoted}",{number}' for number in range(count)]
+    io.write_text(path, "\n".join(["case_number,prompt,evaluation_seed", *lines, ""]))
 
 
 def draw(plan: Plan, texts: dict[str, str], count: int, machine: list[str]) -> Path:
