@@ -24,6 +24,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from lethe.files.errors import UserError
 from lethe.models import precision
+from lethe.models.machine import Machine
 from lethe.models.pipelines import encode_prompts
 from lethe.models.schedulers import build_scheduler
 from lethe.params import registry
@@ -160,7 +161,8 @@ def decode(vae: torch.nn.Module, latents: torch.Tensor) -> np.ndarray:
 
     Raises UserError for NaN or infinity, which would become black pictures that pass for erased ones.
     """
-    pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    inputs = (latents / vae.config.scaling_factor).to(next(vae.parameters()).dtype)
+    pixels = vae.decode(inputs, return_dict=False)[0].float()
     if not torch.isfinite(pixels).all():
         what = "decoder gives" if torch.isfinite(latents).all() else "U-Net gives"
         raise UserError(f"the {what} NaN or infinity; with sample.precision float16 try bfloat16, else another model")
@@ -181,6 +183,7 @@ def draw(
     guidance: Mapping | None = None,
     states: Mapping[str, torch.Tensor] | None = None,
     starts: Sequence[Sequence[Start]] | None = None,
+    machine: Machine | None = None,
 ) -> Iterator[np.ndarray]:
     """For each tile of rows its pictures, uint8 [len(tile), H, W, 3], in order.
 
@@ -189,7 +192,7 @@ def draw(
     tiles are computed at a time, each by one thread: a library that shares a batch among threads rounds by a row's
     place in it, and is slower on small networks. `guidance`: the record of an eraser that acts while sampling.
     `states`: embeddings [L, D] of texts that are not to be encoded. `starts`: for each tile its rows' beginnings, all
-    at one step.
+    at one step. `machine`: torch's switches, if not those that give a picture the same bits each time.
     """
     device = next(unet.parameters()).device
     config = base.scheduler.config
@@ -224,8 +227,12 @@ def draw(
             raise UserError(f"{prompts[0]!r}, or one in its tile: latents not finite; {_remedy(settings.precision)}")
         return decode(base.vae, latents)[: len(tile)]
 
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-    with flags, _one_thread(), ThreadPoolExecutor(workers if device.type == "cpu" else 1) as pool:
+    same_bits = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with (
+        machine.computing() if machine else same_bits,
+        _one_thread(),
+        ThreadPoolExecutor(workers if device.type == "cpu" else 1) as pool,
+    ):
         try:
             yield from pool.map(pictures, rows, *([starts] if starts else []))
         finally:  # also where the caller goes away: after SIGTERM, or because of an error

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lethe.files.errors import UserError
 from lethe.models import pipelines
+from lethe.models.machine import Fitted
 from lethe.stage.record import Budget
 from lethe.training import losses
 from lethe.training.data import Encoded, generator, to_device
@@ -125,8 +126,13 @@ def ask(teacher: nn.Module, noisy: Tensor, t: Tensor, text: Tensor, budget: Budg
 
 @contextmanager
 def features(unet: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]:
-    """Collects the hidden state after each down, mid and up block. Hooks live only inside the context, if `wanted`."""
+    """Collects the hidden state after each down, mid and up block. Hooks live only inside the context, if `wanted`;
+    a network that was fitted to its machine has hooks of its own, if it is `tapped`."""
     found: dict[str, Tensor] = {}
+    if isinstance(unet, Fitted):
+        with unet.tapping(found):
+            yield found
+        return
 
     def keep(name: str) -> Callable:
         def hook(_module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
