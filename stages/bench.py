@@ -94,7 +94,7 @@ def tried(bench: "Bench", row: "Row") -> dict[str, object]:
 
     try:
         return bench.measured(row)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         return {"failed": f"{type(error).__name__}: {lines[0]}"[:300]}
     finally:
@@ -110,8 +110,8 @@ def told(row: dict) -> str:
     if "ms" not in row:
         return f"{title}: {row.get('failed') or row['not_measured']}"
     return (
-        f"{title}: {row['ms']:.1f} ms, {100 * row['share']:.1f} % of the ceiling, peak {row['peak_gib']} GiB, first turn "
-        f"{row['first_s']:.1f} s"
+        f"{title}: {row['ms']:.1f} ms, {100 * row['share']:.1f} % of the ceiling, peak {row['peak_gib']} GiB, "
+        f"first turn {row['first_s']:.1f} s"
     )
 
 

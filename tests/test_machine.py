@@ -71,7 +71,7 @@ def test_layout_and_compiling_change_no_more_than_rounding(tiny_base, machine):
 )
 def test_weights_cast_once_a_step_give_the_gradients_of_autocast(tiny_base, machine):
     exact, true = gradients(tiny_base, OPTIONS, None)
-    own, mine = gradients(tiny_base, BF16, None)
+    _, mine = gradients(tiny_base, BF16, None)
     found, theirs = gradients(tiny_base, BF16, machine)
     assert all(value.dtype == torch.float32 for value in theirs)
     assert found == pytest.approx(exact, rel=0.05)

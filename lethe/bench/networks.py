@@ -1,4 +1,4 @@
-"""Networks of a published form with random weights, pruned by the project's own pruner, and what they are trained on."""
+"""Networks of a published form with random weights, pruned by the project's own pruner, and pictures to train on."""
 
 import copy
 from dataclasses import dataclass, field
@@ -113,7 +113,7 @@ class _Way(nn.Module):
 
 @dataclass(frozen=True)
 class Live:
-    """Pictures that are encoded at every step, as the released trainer does: VAE, caption and empty caption, float32."""
+    """Pictures that are encoded at every step, as the released trainer does: VAE, caption, empty caption; float32."""
 
     nets: Networks
     device: torch.device

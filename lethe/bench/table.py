@@ -14,8 +14,9 @@ def _lines(found: Mapping) -> Iterator[str]:
     yield f"# Speed and memory on {found['device']}"
     yield ""
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    yield f"Made by `python -m stages.bench` (networks: {found['size']}, random weights); {packages}; code {found['code']}."
-    yield "Milliseconds are medians. The floor is the time that the networks' arithmetic takes at the ceiling of bfloat16."
+    yield f"Made by `python -m stages.bench` (networks: {found['size']}, random weights); {packages}."
+    yield "Milliseconds are medians; the floor is what the networks' arithmetic takes at the ceiling of bfloat16."
+    yield f"Code: {found['code']}."
     yield ""
     yield "| product of two matrices | TFLOP/s |"
     yield "|---|---|"

@@ -16,7 +16,7 @@ WIDE = 0.1  # spread between quartiles over the median, from which a time says l
 
 
 def each(call: Callable[[int], object], numbers: Sequence[int], device: torch.device) -> list[float]:
-    """Milliseconds of call(n) for each of the numbers. On a GPU the host never waits in between: its own work then counts
+    """Milliseconds of call(n) for each of the numbers. On a GPU the host never waits in between: its own work counts
     only where the device runs dry, as in a training."""
     if device.type != "cuda":
         found = []
@@ -31,14 +31,14 @@ def each(call: Callable[[int], object], numbers: Sequence[int], device: torch.de
         call(number)
         event.record()
     torch.cuda.synchronize(device)
-    return [one.elapsed_time(other) for one, other in zip(events, events[1:], strict=False)]
+    return [one.elapsed_time(other) for one, other in itertools.pairwise(events)]
 
 
 def warmed(
     call: Callable[[int], object], device: torch.device, seconds: float, turn: int = 1
 ) -> tuple[float, list[float]]:
-    """Calls call(0), call(1), ...: two turns to warm up, then as many as `seconds` allow. Seconds of the first turn, which
-    compiles what is compiled, and the milliseconds of each later call."""
+    """Calls call(0), call(1), ...: two turns to warm up, then as many as `seconds` allow. Seconds of the first turn,
+    which compiles what is compiled, and the milliseconds of each call after the warm-up."""
     numbers, started = itertools.count(), time.monotonic()
 
     def turns(count: int) -> list[float]:

@@ -4,7 +4,7 @@ What each of them brings is measured side by side by `python -m stages.bench`.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -25,7 +25,8 @@ CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBacken
 class Machine:
     """The choices. As they stand here, a stage computes on a GPU as it did before there were any."""
 
-    deterministic: bool = True  # the same bits twice
+    deterministic: bool = True  # the same bits twice, where torch has a way to
+    strict: bool = False  # with deterministic: an error where it has none; attention's backward keeps its bits only so
     tf32: str = "none"  # where float32 may drop mantissa bits: none, convolutions (torch's own default), all
     channels_last: bool = False
     cast: str = "use"  # where training in bfloat16 casts its float32 weights: at each use (autocast), or once a step
@@ -41,7 +42,7 @@ class Machine:
         strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         attention = sdpa_kernel(CUDNN_FIRST, set_priority=True) if self.attention == "cudnn" else nullcontext()
         try:
-            torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
+            torch.use_deterministic_algorithms(self.deterministic, warn_only=not self.strict)
             cudnn.benchmark, cudnn.deterministic = not self.deterministic, self.deterministic
             cudnn.allow_tf32, matmul.allow_tf32 = self.tf32 != "none", self.tf32 == "all"
             with attention:
@@ -54,9 +55,9 @@ class Machine:
 class Fitted(nn.Module):
     """A U-Net as a machine computes it: parameters, state and all else are the network's own.
 
-    Called as the U-Net is, it answers (prediction,). One that is `tapped` can tell the hidden states after its blocks too
-    (see `tapping`). With `cast: step` the network's weights stay float32 and are what gradients go
-    to; it is computed with bfloat16 copies of them, which are made anew when the weights have changed.
+    Called as the U-Net is, it answers (prediction,). One that is `tapped` can tell the hidden states after its blocks
+    too (see `tapping`). With `cast: step` the network's weights stay float32 and are what gradients go to; it is
+    computed with bfloat16 copies of them, which are made anew when the weights have changed.
     """
 
     def __init__(self, net: nn.Module, machine: Machine, tapped: bool = False) -> None:
@@ -144,22 +145,22 @@ class Cast:
         """Copies what changed since the last time: a second forward of one graph must find the first one's weights."""
         versions = [master._version for master in self.masters.values()]
         if versions != self.versions:
-            torch._foreach_copy_([self._part(name, wide) for name, wide in self.wide.items()], self._narrow())
+            self._copy({name: master.detach() for name, master in self.masters.items()}, self.wide)
             self.versions = versions
 
     def narrowed(self, gradients: Sequence[Tensor | None]) -> list[Tensor]:
         """Gradients of the copies -> of the parameters, float32."""
-        found = [torch.empty_like(master) for master in self.masters.values()]
+        found = {name: torch.empty_like(master) for name, master in self.masters.items()}
         pairs = zip(self.wide.items(), gradients, strict=True)
-        given = [self._part(name, torch.zeros_like(wide) if own is None else own) for (name, wide), own in pairs]
-        torch._foreach_copy_(
-            [self._part(name, own) for name, own in zip(self.masters, found, strict=True)],
-            given,
-        )
-        return found
+        self._copy({name: torch.zeros_like(wide) if own is None else own for (name, wide), own in pairs}, found)
+        return list(found.values())
 
-    def _narrow(self) -> list[Tensor]:
-        return [self._part(name, master.detach()) for name, master in self.masters.items()]
+    def _copy(self, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+        """In one kernel for all that have the same shape on both sides, and one each for the others."""
+        for names in (self.masters.keys() - self.parts.keys(), self.parts.keys()):
+            both = [[self._part(name, tensors[name]) for name in names] for tensors in (target, source)]
+            if names:
+                torch._foreach_copy_(*both)
 
     def _part(self, name: str, tensor: Tensor) -> Tensor:
         """What of a wide tensor the narrow one fills; of the narrow one, all, in the same shape."""
