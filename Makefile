@@ -3,6 +3,8 @@
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
 # make soak       KILLS kills at random moments in all stages (default: 200; SEED chooses the moments), each followed by a rerun
+# make bench      speed and memory on this machine, into reports/bench/; BENCH="--seconds 300" says how
+# make gpu        one call on a GPU: tests marked gpu, a real chain of stages, make bench; results go to OUT
 # make lint       style of code and rules, Snakemake's own lint, the contract of rooms, types
 # make docs       the pages of docs/, into docs/_build/html; a warning is an error
 # make gc         deletes results that EXPERIMENT (one or more params files) does not want; DRY_RUN=1 only lists them
@@ -12,7 +14,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables demo status test soak lint docs gc nudenet lock setup
+.PHONY: tables demo status test soak bench gpu lint docs gc nudenet lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
@@ -21,6 +23,8 @@ DRY_RUN ?=
 WORKERS ?= 2
 KILLS ?= 200
 SEED ?= 0
+BENCH ?=
+OUT ?= reports/bench
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 tables: setup
@@ -37,6 +41,12 @@ test: setup
 
 soak: setup
 	@LETHE_KILLS=$(KILLS) LETHE_SEED=$(SEED) python -m pytest -s tests/faults/test_kills.py
+
+bench: setup
+	@python -m stages.bench $(BENCH)
+
+gpu: setup
+	@PATH=$(CURDIR)/.venv/bin:$$PATH bash envs/gpu.sh $(OUT)
 
 lint: setup
 	@ruff check .

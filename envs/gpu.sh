@@ -15,6 +15,7 @@ export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TORCHINDU
 exec > >(tee "$out/gpu.log") 2>&1
 
 say() { echo "[$SECONDS s] $*"; }
+left() { echo $(($1 - SECONDS > 30 ? $1 - SECONDS : 30)); } # seconds until then, and some in any case
 # part NAME LIMIT COMMAND...: its output in a file of its own, shown when it has ended
 part() {
     local name=$1 limit=$2 began=$SECONDS
@@ -29,15 +30,15 @@ nvidia-smi 2>&1 | head -n 20
 warm=$((total * 2 / 5))
 rows=(distill/all sample/all)
 for row in "${rows[@]}"; do
-    part "compile-${row//\//-}" "$warm" python3 -m stages.bench --rows "$row" --out "$work" ${SIZE:+--size "$SIZE"} &
+    part "compile-${row//\//-}" "$warm" python3 -m stages.bench --rows "$row" --out "$work/out-${row//\//-}" ${SIZE:+--size "$SIZE"} &
 done
 part paint 60 python3 -m lethe.atelier.splits --out data/atelier --world 1 --lists 2 --workers 4 &
 paint=$!
-part tests 90 python3 -m pytest tests/test_cuda.py -n 0 -p no:cacheprovider
+part tests "$warm" python3 -m pytest tests/test_cuda.py -n 0 -p no:cacheprovider
 wait $paint
-part chain $((warm + 20 - SECONDS)) python3 -m lethe.bench.chain --steps "${STEPS:-200}" --out "$out/chain.json" --seconds $((warm - SECONDS))
+chain=(--out "$out/chain.json" --steps "${STEPS:-200}" --seconds "$(left $warm)")
+part chain "$(left $((warm + 20)))" python3 -m lethe.bench.chain "${chain[@]}"
 wait $(jobs -p)
-left=$((total - SECONDS))
-part bench $left python3 -m stages.bench --out "$out" --seconds $((left - 5)) ${SIZE:+--size "$SIZE"}
+part bench "$(left $total)" python3 -m stages.bench --out "$out" --seconds "$(left $((total - 10)))" ${SIZE:+--size "$SIZE"}
 rm -rf "$work"
 say "done: $(ls "$out" | tr '\n' ' ')"
