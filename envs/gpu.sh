@@ -28,9 +28,10 @@ part() {
 
 nvidia-smi 2>&1 | head -n 20
 warm=$((total * 2 / 5))
-rows=(distill/all sample/all)
+rows=(distill/all sample/all) pids=()
 for row in "${rows[@]}"; do
     part "compile-${row//\//-}" "$warm" python3 -m stages.bench --rows "$row" --out "$work/out-${row//\//-}" ${SIZE:+--size "$SIZE"} &
+    pids+=($!)
 done
 part paint 60 python3 -m lethe.atelier.splits --out data/atelier --world 1 --lists 2 --workers 4 &
 paint=$!
@@ -38,7 +39,7 @@ part tests "$warm" python3 -m pytest tests/test_cuda.py -n 0 -p no:cacheprovider
 wait $paint
 chain=(--out "$out/chain.json" --steps "${STEPS:-200}" --seconds "$(left $warm)")
 part chain "$(left $((warm + 20)))" python3 -m lethe.bench.chain "${chain[@]}"
-wait $(jobs -p)
+wait "${pids[@]}" # by name: a bare wait would wait for tee, which waits for us
 part bench "$(left $total)" python3 -m stages.bench --out "$out" --seconds "$(left $((total - 10)))" ${SIZE:+--size "$SIZE"}
 rm -rf "$work"
 say "done: $(ls "$out" | tr '\n' ' ')"
