@@ -35,7 +35,7 @@ for row in "${rows[@]}"; do
 done
 part paint 60 python3 -m lethe.atelier.splits --out data/atelier --world 1 --lists 2 --workers 4 &
 paint=$!
-part tests "$warm" python3 -m pytest tests/test_cuda.py -n 0 -p no:cacheprovider
+part tests "$warm" python3 -m pytest tests/whole/test_cuda.py -n 0 -p no:cacheprovider
 wait $paint
 chain=(--out "$out/chain.json" --steps "${STEPS:-200}" --seconds "$(left $warm)")
 part chain "$(left $((warm + 20)))" python3 -m lethe.bench.chain "${chain[@]}"

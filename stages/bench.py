@@ -15,8 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lethe import cli, io, options, record
-from lethe.errors import UserError
+from lethe.files import io
+from lethe.files.errors import UserError
+from lethe.params import options
+from lethe.stage import cli, record
 
 if TYPE_CHECKING:
     from lethe.bench.rows import Bench, Row

@@ -14,8 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-from lethe import cli, io, options, plan, record
-from lethe.graph import Node, arguments
+from lethe.experiment import plan
+from lethe.experiment.graph import Node, arguments
+from lethe.files import io
+from lethe.params import options
+from lethe.stage import cli, record
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 ARMS = ["distill", "bilevel", "esd"]

@@ -12,10 +12,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lethe import models, pruning
-from lethe.data import Drawn, Encoded, to_device
-from lethe.errors import UserError
-from lethe.macs import trace
+from lethe.files.errors import UserError
+from lethe.models import pipelines
+from lethe.models.macs import trace
+from lethe.pruning import narrowing
+from lethe.training.data import Drawn, Encoded, to_device
 
 SIZES = Path(__file__).with_name("sizes.yaml")
 ROWS = 64  # pictures to train on
@@ -64,7 +65,7 @@ class Networks:
     @property
     def latent(self) -> tuple[int, int, int]:
         """Shape of a picture's latent."""
-        return models.latent_shape(self.unet, self.vae, self.size["pixels"])
+        return pipelines.latent_shape(self.unet, self.vae, self.size["pixels"])
 
     @property
     def scheduler(self) -> DDIMScheduler:
@@ -73,8 +74,8 @@ class Networks:
     def student(self, budget: float) -> nn.Module:
         """A copy of the U-Net pruned to a share of its MACs by magnitude."""
         if budget not in self.pruned:
-            goal = pruning.Goal(budget, self.latent, self.length, keep_least=0.2, tolerance=0.01)
-            found, record = pruning.prune(copy.deepcopy(self.unet), "magnitude", goal)
+            goal = narrowing.Goal(budget, self.latent, self.length, keep_least=0.2, tolerance=0.01)
+            found, record = narrowing.prune(copy.deepcopy(self.unet), "magnitude", goal)
             self.pruned[budget] = found.requires_grad_(False)
             self.macs.update({"dense": record["macs"]["dense"], str(budget): record["macs"]["kept"]})
         return copy.deepcopy(self.pruned[budget])

@@ -11,14 +11,17 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from lethe import data, finetune, losses, precision, registry, sampling, upper_sources
 from lethe.bench.networks import Live, Networks, Twice
 from lethe.bench.timing import Memory, summary, warmed
-from lethe.errors import UserError
-from lethe.loop import Training
-from lethe.machine import Fitted, Machine, widen
-from lethe.prompts import Prompt
-from lethe.record import Budget
+from lethe.drawing import sampling
+from lethe.files.errors import UserError
+from lethe.models import precision
+from lethe.models.machine import Fitted, Machine, widen
+from lethe.params import registry
+from lethe.stage.record import Budget
+from lethe.texts.rows import Prompt
+from lethe.training import data, finetune, losses, upper_sources
+from lethe.training.loop import Training
 
 SECONDS = 3.0  # of timing a row, warming up apart
 TILES = 3  # drawings that are timed, after one to warm up

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from lethe.data import generator
-from lethe.machine import Machine
+from lethe.models.machine import Machine
+from lethe.training.data import generator
 
 MOST = 20  # calls that are timed
 LEAST = 3

@@ -15,8 +15,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lethe.cutting import channels
-from lethe.models import hook_blocks
+from lethe.models.cutting import channels
+from lethe.models.pipelines import hook_blocks
 
 CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from lethe import cli, io
 from lethe.bench import networks, rows, table, timing
+from lethe.files import io
+from lethe.stage import cli
 from stages import bench
 
 EAGER = [
@@ -72,7 +73,7 @@ def test_the_published_form_has_the_published_cost():
     import torch
     from diffusers import UNet2DConditionModel
 
-    from lethe.macs import count_macs, count_params
+    from lethe.models.macs import count_macs, count_params
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(**networks.sizes()["sd21"]["unet"])

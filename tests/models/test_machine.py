@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from lethe.models.machine import Fitted, Machine, widen
 
-from lethe import finetune, precision, sampling
-from lethe.machine import Fitted, Machine, widen
-from lethe.prompts import Prompt
-from lethe.record import Budget
+from lethe.drawing import sampling
+from lethe.models import precision
+from lethe.stage.record import Budget
+from lethe.texts.rows import Prompt
+from lethe.training import finetune
 from tests.tiny_training import OPTIONS, encoded, pair
 
 BF16 = OPTIONS | {"precision": "bfloat16"}
@@ -36,8 +38,8 @@ def gradients(base, options, machine: Machine | None, steps: int = 1):
 
 def narrowed(unet: UNet2DConditionModel) -> None:
     """Feed-forwards of an odd width, as pruning leaves them."""
-    from lethe.cutting import channels, cut, members
-    from lethe.pruning import KINDS
+    from lethe.models.cutting import channels, cut, members
+    from lethe.pruning.narrowing import KINDS
 
     for path, module in list(unet.named_modules()):
         if KINDS.get(type(module)) == "ffn":
@@ -143,9 +145,9 @@ def test_switches_are_put_back():
 def test_pictures_of_a_fitted_network_are_near(tiny_base):
     from types import SimpleNamespace
 
-    from lethe import models
+    from lethe.models import pipelines
 
-    loaded = models.load_base(str(tiny_base), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
+    loaded = pipelines.load_base(str(tiny_base), None, ["unet", "vae", "tokenizer", "text_encoder", "scheduler"])
     base = SimpleNamespace(**vars(loaded), latent_shape=(4, 8, 8))
     rows = [[Prompt(1, "a boat", 3), Prompt(2, "a tree", 4)]]
     how = {"sampler": "ddim", "steps": 3, "guidance": 4.0, "tile": 2}
