@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from lethe.models.machine import Fitted, Machine, widen
 
 from lethe.drawing import sampling
 from lethe.models import precision
+from lethe.models.machine import Fitted, Machine, widen
 from lethe.stage.record import Budget
 from lethe.texts.rows import Prompt
 from lethe.training import finetune
