@@ -8,6 +8,7 @@ A number in such a table is never typed: it is read from a CSV of reports/, so i
 """
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -326,6 +327,28 @@ def rooms() -> str:
     return markdown(["floor", "room", "what lives there", "plug-ins"], lines, numbers=False)
 
 
+CARD = "nvidia-h100-80gb-hbm3"
+
+
+def bench(kind: str) -> str:
+    """Rows of one kind that `make bench` measured: milliseconds with quartiles, against the first, share of what the
+    card's own matrix product reaches."""
+    found = json.loads((ROOT / "reports" / "bench" / f"{CARD}.json").read_text())
+    rows = [row for row in found["rows"] if row["kind"] == kind and "ms" in row]
+    lines = [
+        [
+            row["about"],
+            f"{row['ms']:.0f} ({row['quartiles'][0]:.0f}\u00a0to\u00a0{row['quartiles'][1]:.0f})",
+            f"{rows[0]['ms'] / row['ms']:.2f} ×",
+            f"{row['floor_ms']:.0f}",
+            f"{100 * row['share']:.1f} %",
+            f"{row['peak_gib']:.1f} GiB",
+        ]
+        for row in rows
+    ]
+    return markdown(["what", "ms", "speed against the first", "floor, ms", "of the ceiling", "peak memory"], lines)
+
+
 FRONT = [
     Column("erased", "ua", percent),
     Column("content kept", "content_target", percent),
@@ -351,6 +374,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "attacks_paired": attacks_paired,
     "deployment": deployment,
     "rooms": rooms,
+    "bench_distill": lambda: bench("distill"),
+    "bench_bilevel": lambda: bench("bilevel"),
+    "bench_sample": lambda: bench("sample"),
+    "bench_encode": lambda: bench("encode"),
 }
 
 
