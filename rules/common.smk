@@ -5,7 +5,7 @@ import shutil
 import sys
 
 from lethe.experiment import absent
-from lethe.params import options
+from lethe.params import inheritance, options
 from lethe.experiment.advice import advice
 from lethe.stage.cli import flags, of_disk
 from lethe.files.errors import UserError
@@ -30,7 +30,7 @@ def get_params_file():
 def get_params(file):
     """Its values, checked. A value given as --config would be in no file, so it is refused."""
     values = options.load(file)
-    if config not in ({}, {"params": file}, values):
+    if config not in ({}, {"params": file}, inheritance.parse(file)):
         raise UserError(
             f"--config: only params=FILE is known; values live in that file: change {file} or a copy of it"
         )

@@ -3,23 +3,24 @@
 In: a base model and weights, or the base alone; the concepts and their prompt CSVs, of which --each rows at even steps
 are drawn; what the attack needs: samples of the dense base, encoded pictures. Flags of section sample begin with
 --sample-, the others are the attack's own (--attack NAME --help).
-Out: images.tar and manifest.csv as of stage sample, with the rows' own prompts and seeds, so that pictures before and
-after pair; attack.csv: the text that was given for each, and what the attack says of it; log.csv if it trains;
-meta.json, whose budget is the attack's own, without the drawing.
+Out: images.tar, manifest.csv and sheet.jpg as of stage sample, with the rows' own prompts and seeds, so that pictures
+before and after pair; attack.csv: the text that was given for each, and what the attack says of it; log.csv if it
+trains; meta.json, whose budget is the attack's own, without the drawing.
 A run that was stopped goes on from what the attack has kept when the same command is given again.
 
-    python -m stages.attack --params params.yaml --base models/atelier/pipeline --model out/esd --attack completion \\
-        --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' --each 16 --seed 0 \\
-        --prompts monet=prompts/atelier/monet.csv --originals out/base-samples --strength 0.6 --out out/attacked
+    python -m stages.attack --base models/atelier/pipeline --model out/esd --attack completion \\
+        --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' \\
+        --prompts monet=prompts/atelier/monet.csv --originals out/base-samples --out out/attacked
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.erasing.inputs import read_concepts, read_needs
 from lethe.files import io
 from lethe.files.errors import UserError
-from lethe.files.images import MANIFEST, TAR, write_manifest, write_tar
+from lethe.files.images import MANIFEST, SHEET, TAR, write_manifest, write_tar
 from lethe.models import pipelines
 from lethe.params import registry
 from lethe.params.recipe import of_file, of_model, of_result, recipe
@@ -33,9 +34,10 @@ VERSION = 1
 FACTS = "attack.csv"
 
 
-def main() -> None:
-    """Parses, checks, attacks, draws; raises UserError before anything is loaded if the inputs are wrong."""
-    args, name, plugin = parsed()
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, attacks, draws; raises UserError before anything is loaded
+    if the inputs are wrong."""
+    args, name, plugin = parsed(words)
     values = cli.section_values(args, f"attack_{name}", plugin)
     sample = cli.section_values(args, "sample", prefix="sample_")
     concepts = read_concepts(args.concepts)
@@ -67,6 +69,7 @@ def main() -> None:
 
     from lethe.attacking import victims
     from lethe.drawing.sampling import Settings
+    from lethe.drawing.sheets import write_sheet
     from lethe.training import loop
 
     victim = victims.prepare(
@@ -78,16 +81,17 @@ def main() -> None:
         entries, members = victims.draw(victim, found, torch.get_num_threads())
         write_tar(part / TAR, members)
         write_manifest(part / MANIFEST, entries)
+        write_sheet(part)
         io.write_text(part / FACTS, victims.facts(victim, found))
         if found.progress:
             io.write_text(part / loop.LOG, loop.log_text(found.progress.rows))
             recorder.started -= found.progress.seconds
         recorder.write(part, budget=budget, device=str(device), pictures=len(entries), attack=found.about)
     loop.forget(keeping)
-    print(f"{args.out}: {len(entries)} pictures of {name}")
+    print(f"{args.out}: {len(entries)} pictures of {name}, at a glance in {args.out / SHEET}")
 
 
-def parsed() -> tuple[argparse.Namespace, str, tuple[str, str]]:
+def parsed(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, str, tuple[str, str]]:
     """The command line, the attack's name, and its plug-in."""
     made = cli.parser("attack", __doc__)
     cli.add_base(made)
@@ -96,7 +100,7 @@ def parsed() -> tuple[argparse.Namespace, str, tuple[str, str]]:
     made.add_argument("--model", type=Path, help="weights folder; without it the base model is attacked")
     made.add_argument("--concepts", required=True, help="JSON, or @FILE: {name: {prompt, anchor}}")
     made.add_argument("--prompts", nargs="+", required=True, metavar="NAME=CSV", help="each concept's prompts")
-    made.add_argument("--each", type=int, required=True, help="prompts of each concept, at even steps of its CSV")
+    made.add_argument("--each", type=int, help="prompts of each concept, at even steps of its CSV (default: 16)")
     made.add_argument("--originals", type=Path, help="samples of the dense base model for the same prompts")
     made.add_argument("--data", type=Path, help="result of stage encode: the fine-tuning pictures")
     made.add_argument(
@@ -104,12 +108,13 @@ def parsed() -> tuple[argparse.Namespace, str, tuple[str, str]]:
     )
     cli.add_training(made)
     cli.add_section(made, "sample", prefix="sample_")
-    name = cli.early("attack")
+    name = cli.early("attack", words=words)
     plugin = ("attacks", registry.check("attacks", name)) if name else None
     if plugin:
         cli.add_section(made, f"attack_{name}", plugin)
-    args = made.parse_args()
+    args = made.parse_args(words)
     args.resolution = cli.resolution(args)
+    args.each = cli.of_params(args, "attacks", "prompts") if args.each is None else args.each
     if args.each < 1:
         raise UserError(f"--each: {args.each} is not at least 1")
     return args, name, plugin

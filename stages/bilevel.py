@@ -4,10 +4,11 @@ In: a base model, its pruned U-Net, encoded pictures, encoded pictures of each c
 Out: unet/, log.csv, meta.json.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
-    python -m stages.bilevel --params params.yaml --base models/atelier/pipeline --pruned out/pruned \\
-        --data out/finetune --concepts monet=out/monet picasso=out/picasso --seed 0 --out out/bilevel
+    python -m stages.bilevel --base models/atelier/pipeline --pruned out/pruned --data out/finetune \\
+        --concepts monet=out/monet picasso=out/picasso --out out/bilevel
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from lethe.stage.reuse import settled
 VERSION = 2
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, trains; raises UserError before anything is loaded
+    if the inputs are wrong."""
     made = cli.parser("bilevel", __doc__)
     cli.add_base(made)
     made.add_argument("--pruned", type=Path, required=True, help="result of stage prune")
@@ -34,9 +37,9 @@ def main() -> None:
     )
     cli.add_training(made)
     cli.add_section(made, "distill")
-    plugins = cli.early_plugins("bilevel")
+    plugins = cli.early_plugins("bilevel", words)
     cli.add_section(made, "bilevel", *plugins)
-    args = made.parse_args()
+    args = made.parse_args(words)
     values = cli.section_values(args, "distill") | cli.section_values(args, "bilevel", *plugins)
     check_losses(values)
     check_rounds(values, values)

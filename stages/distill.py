@@ -3,10 +3,10 @@
 In: a base model, its pruned U-Net, encoded pictures. Out: unet/, log.csv, meta.json.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
-    python -m stages.distill --params params.yaml --base models/atelier/pipeline --pruned out/pruned \\
-        --data out/finetune --seed 0 --out out/distill
+    python -m stages.distill --base models/atelier/pipeline --pruned out/pruned --data out/finetune --out out/distill
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.erasing import guidance
@@ -21,7 +21,9 @@ from lethe.stage.reuse import settled
 VERSION = 1
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, trains; raises UserError before anything is loaded
+    if the inputs are wrong."""
     made = cli.parser("distill", __doc__)
     cli.add_base(made)
     made.add_argument("--pruned", type=Path, required=True, help="result of stage prune")
@@ -33,7 +35,7 @@ def main() -> None:
     )
     cli.add_training(made)
     cli.add_section(made, "distill")
-    args = made.parse_args()
+    args = made.parse_args(words)
     values = cli.section_values(args, "distill")
     check_losses(values)
     options = {"seed": args.seed, **values}

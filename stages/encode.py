@@ -5,12 +5,12 @@ samples folder. For pictures of a concept also its prompt and its anchor: each c
 concept too, as its row's `anchor` says, or else with the prompt's words replaced by the anchor's.
 Out: latents.safetensors (mean and std of the VAE's posterior), captions.safetensors, index.json, meta.json.
 
-    python -m stages.encode --params params.yaml --base models/atelier/pipeline \\
-        --pictures data/atelier/finetune --out out/finetune
-    python -m stages.encode --params params.yaml --base models/atelier/pipeline --pictures data/atelier/concept/monet \\
+    python -m stages.encode --base models/atelier/pipeline --pictures data/atelier/finetune --out out/finetune
+    python -m stages.encode --base models/atelier/pipeline --pictures data/atelier/concept/monet \\
         --prompt "a painting by monet" --anchor "a painting" --out out/monet
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.files.errors import UserError
@@ -25,7 +25,9 @@ from lethe.training import pictures
 VERSION = 2
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, encodes; raises UserError before anything is loaded
+    if the inputs are wrong."""
     made = cli.parser("encode", __doc__)
     cli.add_base(made)
     cli.add_resolution(made)
@@ -34,7 +36,7 @@ def main() -> None:
     made.add_argument("--anchor", help="what may be drawn in the concept's place; needs --prompt")
     made.add_argument("--make", help="command that made the pictures, if one did: they then count by it")
     cli.add_section(made, "encode")
-    args = made.parse_args()
+    args = made.parse_args(words)
     args.resolution = cli.resolution(args)
     values = cli.section_values(args, "encode")
     options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt, "anchor": args.anchor}

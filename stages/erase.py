@@ -5,8 +5,8 @@ Some erasers read encoded pictures too, of the concepts or those of fine-tuning;
 Out: unet/, log.csv if the eraser trains, guidance.json if it acts while sampling, meta.json.
 A run that was stopped goes on from its last checkpoint when the same command is given again.
 
-    python -m stages.erase --params params.yaml --base models/atelier/pipeline --eraser esd --model out/distill \\
-        --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' --seed 0 --out out/esd
+    python -m stages.erase --base models/atelier/pipeline --eraser esd --model out/distill \\
+        --concepts '{"monet": {"prompt": "a painting by monet", "anchor": "a painting"}}' --out out/esd
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,8 @@ VERSION = 2
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Parses the command line (or these words), checks, erases."""
+    """Parses the command line (or these words), checks, erases; raises UserError before anything is loaded
+    if the inputs are wrong."""
     made = cli.parser("erase", __doc__)
     cli.add_base(made)
     cli.add_resolution(made)

@@ -7,6 +7,7 @@ Each part is kept under --state when it is finished; the same command goes on wh
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from lethe.files.io import digest, read_json
 from lethe.stage import cli
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), makes the bundle unless it stands."""
     made = argparse.ArgumentParser(
         prog=cli.prog("stages.pretrain"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -27,7 +29,7 @@ def main() -> None:
     for field in fields(Recipe):
         flag = "--" + field.name.replace("_", "-")
         made.add_argument(flag, type=int, default=field.default, help=f"{field.metadata['help']} ({field.default})")
-    args = made.parse_args()
+    args = made.parse_args(words)
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in fields(Recipe)})
     for name, value in asdict(recipe).items():
         if value < (0 if name == "seed" else 1):

@@ -5,11 +5,11 @@ Some pruners also look at encoded pictures (--data); they say so.
 Out: unet/ (config.json, diffusion_pytorch_model.safetensors, narrowing.json: what was kept) and meta.json with macs,
 params and latency_ms, dense and kept. --list shows what any pruned weights folder kept, layer by layer.
 
-    python -m stages.prune --base models/atelier/pipeline --budget 0.8 --params params.yaml --out results/own/pruned
+    python -m stages.prune --base models/atelier/pipeline --budget 0.8 --out results/own/pruned
     python -m stages.prune --list results/own/pruned
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lethe.erasing import guidance
@@ -25,9 +25,10 @@ from lethe.stage.reuse import settled
 VERSION = 2
 
 
-def main() -> None:
-    """Parses, checks, prunes; raises UserError before anything is loaded if the inputs are wrong."""
-    shown = cli.early("list")
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, prunes; raises UserError before anything is loaded
+    if the inputs are wrong."""
+    shown = cli.early("list", words=words)
     if shown is not None:
         print("\n".join(listing(Path(shown))))
         return
@@ -38,9 +39,9 @@ def main() -> None:
     parser.add_argument("--budget", type=float, required=True, help="fraction of the dense model's MACs to keep")
     parser.add_argument("--model", type=Path, help="dense weights folder to prune instead of the base model's U-Net")
     parser.add_argument("--data", type=Path, help="result of stage encode: pictures, for pruners that look at some")
-    plugins = cli.early_plugins("prune")
+    plugins = cli.early_plugins("prune", words)
     cli.add_section(parser, "prune", *plugins)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.resolution = cli.resolution(args)
     values = cli.section_values(args, "prune", *plugins)
     if not 0 < args.budget < 1:

@@ -3,10 +3,10 @@
 In: a base model (StableDiffusionPipeline folder or hub id), a weights folder unless the base itself draws, and prompt
 CSVs by the name of their set; or one --prompt, drawn --count times with seeds 0, 1, ... (set `generated`). A weights
 folder's own text_encoder/ takes the place of the base's, and its guidance.json says what eraser acts at each step.
-Out: images.tar, manifest.csv, and meta.json, which tells the U-Net's size and latency too. A killed run goes on where
-it was and ends in the same pictures.
+Out: images.tar, manifest.csv, sheet.jpg (up to 64 of them at a glance), and meta.json, which tells the U-Net's size and
+latency too. A killed run goes on where it was and ends in the same pictures.
 
-    python -m stages.sample --base models/atelier/pipeline --params params.yaml --out results/own/samples \\
+    python -m stages.sample --base models/atelier/pipeline --out results/own/samples \\
         --prompts monet=prompts/atelier/monet.csv eval=prompts/atelier/eval.csv
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from lethe.erasing import guidance
 from lethe.files import io
 from lethe.files.errors import UserError
-from lethe.files.images import MANIFEST, TAR, Entry, png, read_tar, write_manifest, write_tar
+from lethe.files.images import MANIFEST, SHEET, TAR, Entry, png, read_tar, write_manifest, write_tar
 from lethe.files.tiles import Tiles
 from lethe.models.pipelines import check_base, check_resolution, check_unet
 from lethe.params.recipe import of_file, of_model, of_weights, recipe
@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> None:
     kept = Tiles(args.state or Path("state") / own, own)
     with alone(kept.folder):  # two experiments may want the same pictures
         make(args, device, values, record, rows, kept, recorder)
-    print(f"{args.out}: {len(rows)} pictures")
+    print(f"{args.out}: {len(rows)} pictures, at a glance in {args.out / SHEET}")
 
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,13 +78,16 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", nargs="+", metavar="NAME=CSV", help="prompt sets")
     what.add_argument("--prompt", help="one prompt, drawn --count times")
-    parser.add_argument("--count", type=int, help="pictures of --prompt, with seeds 0 to count - 1")
+    parser.add_argument("--count", type=int, help="pictures of --prompt, with seeds 0 to count - 1 (default: 1)")
     parser.add_argument("--state", type=Path, help="folder of finished tiles, for resuming (default: state/RECIPE)")
     cli.add_section(parser, "sample")
     args = parser.parse_args(words)
     args.resolution = cli.resolution(args)
-    if (args.prompt is None) != (args.count is None) or (args.count is not None and args.count < 1):
-        raise UserError("--prompt TEXT and --count N (at least 1) belong together")
+    if args.prompt is None and args.count is not None:
+        raise UserError("--count: counts pictures of --prompt; a prompt set has a row for each picture")
+    args.count = 1 if args.count is None else args.count
+    if args.count < 1:
+        raise UserError(f"--count: {args.count} is not at least 1")
     return args
 
 
@@ -93,6 +96,7 @@ def make(
 ) -> None:
     """Draws the tiles that are missing, and puts all together."""
     from lethe.drawing.sampling import tiles
+    from lethe.drawing.sheets import write_sheet
 
     wanted, facts = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}, {}
     files = kept.filled(wanted, lambda missing: draw(args, device, values, record, rows, missing, facts))
@@ -100,6 +104,7 @@ def make(
         write_tar(part / TAR, (member for path in files for member in read_tar(path)))
         members = zip(rows, read_tar(part / TAR), strict=True)
         write_manifest(part / MANIFEST, (entry(row, file, content) for row, (file, content) in members))
+        write_sheet(part)
         passes = len(wanted) * values["tile"] * values["steps"] * guidance.passes(record, values["guidance"])
         budget = Budget(student_forward=passes) if args.model else Budget(teacher_forward=passes)
         told.write(part, budget=budget, device=str(device), pictures=len(rows), **facts)

@@ -9,7 +9,7 @@ told apart by what is in it: a metrics folder, or real pictures in any folder.
 Out: scores.csv, metrics.json, features.safetensors ("fid": [N, D] of the eval prompts), meta.json; with a judge of the
 unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (what follows by each convention).
 
-    python -m stages.score --samples results/own/samples --params params.yaml --out results/own/metrics \\
+    python -m stages.score --samples results/own/samples --out results/own/metrics \\
         --prompts monet=prompts/atelier/monet.csv eval=prompts/atelier/eval.csv --erased monet \\
         --concepts @concepts.json \\
         --eval-pictures data/atelier/eval
@@ -18,6 +18,7 @@ unsafe also detections.csv (every detection, raw) and unsafe_conventions.csv (wh
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +40,12 @@ VERSION = 4
 CACHE = Path("state/features")
 
 
-def main() -> None:
-    """Parses, checks, scores; raises UserError before anything is loaded if the inputs are wrong."""
-    args = parsed()
+def main(words: Sequence[str] | None = None) -> None:
+    """Parses the command line (or these words), checks, scores; raises UserError before anything is loaded
+    if the inputs are wrong."""
+    args = parsed(words)
     evaluation.check_flags(args)
-    values, concepts = evaluation.values(args, "score"), evaluation.read_concepts(args)
+    values, concepts = cli.section_values(args, "score"), evaluation.read_concepts(args)
     paths = evaluation.prompt_files(args.prompts, concepts)
     sets, erased = read_sets(paths), evaluation.erased(args.erased, paths, concepts)
     judges.check(values)
@@ -131,7 +133,7 @@ def write(found: "Scored", part: Path) -> None:
         tensors.save(part / "features.safetensors", {"fid": torch.tensor(features[0], dtype=torch.float32)})
 
 
-def parsed() -> argparse.Namespace:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("score", __doc__)
     evaluation.add_subject(parser)
@@ -146,7 +148,7 @@ def parsed() -> argparse.Namespace:
         "--cache", type=Path, default=CACHE, help=f"where features of real pictures are kept (default: {CACHE})"
     )
     cli.add_section(parser, "score")
-    return parser.parse_args()
+    return parser.parse_args(evaluation.placed(sys.argv[1:] if words is None else list(words)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from lethe.params import options
+
 ROOT = Path(__file__).resolve().parents[1]
 THINGS = ("boat", "house", "tree", "sun")
 STYLES = ("van_gogh", "monet", "munch")
@@ -45,7 +47,7 @@ def write(root: Path, base: Path, pictures: Path, judges: Path | None = None) ->
             for file in ("preprocessor_config.json", "open_clip_config.json", "model.safetensors"):
                 (folder / file).write_text("{}")
     shutil.copytree(pictures, root / "pictures")
-    values = yaml.safe_load((ROOT / "params/smoke.yaml").read_text())
+    values = options.load(ROOT / "params/smoke.yaml")
     values["pictures"]["make"] = MAKE
     values["grid"] |= {"sets": {"all": ["monet"]}, "arms": ["base", "distill", "bilevel", "esd"]}
     values["attacks"]["arms"] = []

@@ -83,7 +83,7 @@ def plain(given: Given) -> Iterator[Run]:
 def build(params: dict) -> Plan:
     """The whole plan. Raises UserError for a base model, prompt file or picture folder that is not there; networks that
     measure and are not there stand in `Plan.lacking`."""
-    options.validate(params)
+    params = options.validate(params)
     given, nodes, rows = look_over(params), {}, []
     for run in runs(given):
         metrics = score(run.given, run.arm, run.budget, run.set, run.seed, run.attack)

@@ -19,7 +19,7 @@ from lethe.files.io import META, checked, naming, write_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TAR, MANIFEST = "images.tar", "manifest.csv"
+TAR, MANIFEST, SHEET = "images.tar", "manifest.csv", "sheet.jpg"
 
 
 @dataclass(frozen=True)

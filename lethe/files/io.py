@@ -21,7 +21,7 @@ PARTS = re.compile(r"(.+)\.part-\d+")  # of a file or folder that is being made:
 # What stands at the top of results; a folder that holds something else was never one, and is not replaced.
 OURS = {META, "unet", "text_encoder", "guidance.json", "log.csv", "latents.safetensors", "captions.safetensors"}
 OURS |= {"index.json", "images.tar", "manifest.csv", "attack.csv", "scores.csv", "metrics.json", "features.safetensors"}
-OURS |= {"detections.csv", "unsafe_conventions.csv"}
+OURS |= {"detections.csv", "unsafe_conventions.csv", "sheet.jpg"}
 
 
 def sha256(path: Path) -> str:

@@ -6,15 +6,12 @@
 - Pictures (--pictures) that other code drew, one file a prompt (`lethe.measuring.flat`); they become OUT-samples too.
 - A samples folder (--samples), as the workflow gives it.
 
-Values of sections score and sample that neither flags nor --params give are those of params/own.yaml.
-
 A prompt file without a name is called as its file, where that is a concept, retain or eval; otherwise it is the prompts
 of the one concept that has none yet, or, where no concept is given, set eval. So `my.csv` alone gets the CLIP score of
 its prompts and their distances to real pictures, and with a concept what tells whether that is forgotten.
 """
 
 import argparse
-import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +21,11 @@ from pathlib import Path
 from lethe.files import io
 from lethe.files.errors import NotThere, UserError
 from lethe.measuring import flat
-from lethe.params import options
+from lethe.params import rules
+from lethe.params.checking import check
 from lethe.stage import alone, cli
 from lethe.texts.rows import Prompt
 
-OWN = Path(__file__).resolve().parents[2] / "params" / "own.yaml"
 KEPT = ("retain", "eval")  # prompt sets that are no concept's
 OF_CONCEPTS = ("kind", "style", "neighbours", "pictures")
 KINDS = ("style", "object", "unsafe")
@@ -79,16 +76,9 @@ def placed(words: list[str]) -> list[str]:
     return [*words, "--out", str(Path("results") / (name or "own"))]
 
 
-def values(args: argparse.Namespace, section: str) -> dict:
-    """A section's values: flags over --params, or else over params/own.yaml."""
-    given = copy.copy(args)
-    given.params = args.params or OWN
-    return cli.section_values(given, section)
-
-
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for flags that speak of something that is not given."""
-    model = [*OF_MODEL, *(f"value_{key}" for key in options.section_schema("sample")["properties"])]
+    model = [*OF_MODEL, *(f"value_{key}" for key in rules.section_schema("sample")["properties"])]
     wanted = {"model": model, "pictures": ["sample_number"], "concept": ["kind", "style"]}
     for subject, names in wanted.items():
         for name in names:
@@ -112,9 +102,11 @@ def read_concepts(args: argparse.Namespace) -> dict[str, dict]:
         found = io.read_json(Path(text[1:])) if text.startswith("@") else json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"--concepts: not JSON ({error}); give {{name: {{{', '.join(OF_CONCEPTS)}}}}}") from None
-    known = options.schema()["properties"]["concepts"]["additionalProperties"]["properties"]
-    one = {"type": "object", "required": [*OF_CONCEPTS], "properties": {key: known[key] for key in OF_CONCEPTS}}
-    options.check(found, {"type": "object", "minProperties": 1, "additionalProperties": one}, "--concepts")
+    known = rules.schema()["properties"]["concepts"]["additionalProperties"]["properties"]
+    one = {"type": "object", "properties": {key: known[key] for key in OF_CONCEPTS}}
+    every = {"type": "object", "minProperties": 1, "additionalProperties": one}
+    found = rules.complete(found, every)
+    check(found, every, "--concepts")
     return {name: {key: own[key] for key in OF_CONCEPTS} for name, own in found.items()}
 
 
@@ -221,7 +213,7 @@ def sample_words(args: argparse.Namespace, files: Mapping[str, Path]) -> list[st
     words = ["--base", base, *(["--model", weights] if weights else [])]
     words += ["--revision", args.revision] if args.revision else []
     words += ["--prompts", *(f"{name}={path}" for name, path in files.items())]
-    words += ["--resolution", str(cli.resolution(args) or "none"), *cli.flags(values(args, "sample"))]
+    words += ["--resolution", str(cli.resolution(args) or "none"), *cli.flags(cli.section_values(args, "sample"))]
     words += ["--out", str(samples_folder(args.out)), "--device", args.device, "--threads", str(args.threads)]
     words += ["--state", str(args.state)] if args.state else []
     return words + (["--dry-run"] if args.dry_run else [])

@@ -1,11 +1,13 @@
 """Plug-ins are modules: `lethe/erasing/erasers/esd.py` is the eraser `esd` (DESIGN rule 6).
 
 A plug-in package holds one module per plug-in with one function of an agreed name, and an `OPTIONS` dict: the JSON
-schema of its options. Adding a plug-in is adding that one file. Names and options are read without importing the
-module, so that planning a run does not import torch.
+schema of its options, each with its `default` (`lethe.params.rules` resolves what it shares with others). Adding a
+plug-in is adding that one file. Names and options are read without importing the module, so that planning a run does
+not import torch.
 """
 
 import ast
+import functools
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +78,7 @@ def literal(package: str, name: str, constant: str, default: object = ...) -> ob
     Without OPTIONS a module has none. Raises LookupError if the module lacks another constant and there is no default.
     """
     path = folder(package) / f"{check(package, name)}.py"
-    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+    for node in _parsed(path, path.stat().st_mtime_ns).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(getattr(target, "id", "") == constant for target in targets) and getattr(node, "value", None):
             return ast.literal_eval(node.value)
@@ -85,3 +87,9 @@ def literal(package: str, name: str, constant: str, default: object = ...) -> ob
     if default is not ...:
         return default
     raise LookupError(f"{path.relative_to(LETHE.parent)} has no {constant}")
+
+
+@functools.cache
+def _parsed(path: Path, written: int) -> ast.Module:
+    """A plug-in's source, which the rows of a table ask for again and again; `written`: when it was."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))

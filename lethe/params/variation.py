@@ -6,12 +6,7 @@ from itertools import product
 
 from lethe.files.errors import UserError
 from lethe.params import registry
-
-# section -> keys that choose a plug-in, and the packages they choose from
-CHOICES = {
-    "prune": {"pruner": "pruners"},
-    "bilevel": {"solver": "solvers", "suppression": "suppressions"},
-}
+from lethe.params.rules import CHOICES, completed, dropped, known
 
 # Words that already head a column of the report; its metrics, as their modules name them, also with _lo and _hi.
 MEASURES = tuple(name for family in registry.literals("metrics", "METRICS").values() for name in family)
@@ -95,15 +90,17 @@ def reads(arm: str) -> tuple[str, ...]:
 def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> dict:
     """The experiment with some values changed, and no tables of its own.
 
-    Where a change chooses another plug-in, keys that only the old one has go. A change of `sample` leaves all weights
-    as they are. Raises UserError for a key that the arm does not read, and for `sample.tile`.
+    Where a change chooses another plug-in, keys that only the old one has go, and those of the new one have their
+    defaults. A change of `sample` leaves all weights as they are. Raises UserError for a key that the arm does not
+    read, and for `sample.tile`.
     """
     found = copy.deepcopy(values) | {"tables": {}}
     for section, keys in CHOICES.items():
         for key, package in keys.items():
             new = changes.get(f"{section}.{key}")
             if new is not None:
-                _drop(found[section], package, found[section][key], new, f"{where}: {section}.{key}")
+                known(f"{where}: {section}", key, package, str(new))
+                found[section] = dropped(found[section], package, found[section][key], str(new))
     for key, value in changes.items():
         section, _, last = key.rpartition(".")
         place = found
@@ -118,14 +115,4 @@ def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> di
     unread = [key for key in changes if not key.startswith(("erase.", "grid.", "bilevel.", "sample."))]
     if unread and arm not in ("pruned", "distill", "bilevel") and found["grid"]["order"] == "erase":
         raise UserError(f"{where}: {unread[0]} has no say in order erase: nothing is pruned or distilled there")
-    return found
-
-
-def _drop(section: dict, package: str, old: str, new: object, where: str) -> None:
-    try:
-        mine = registry.literal(package, str(new), "OPTIONS")
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    for key in registry.literal(package, old, "OPTIONS"):
-        if key not in mine:
-            section.pop(key, None)
+    return completed(found)

@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
+from lethe.drawing.sheets import fitted, wrapped
 from lethe.files.errors import UserError
 from lethe.files.images import Entry, Images
 from lethe.measuring.keeping import is_near
@@ -191,25 +192,3 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
-
-
-def wrapped(pen: ImageDraw.ImageDraw, text: str, width: int, face: ImageFont.FreeTypeFont, lines: int) -> list[str]:
-    """Words in lines no wider than `width` pixels; what does not fit in `lines` lines ends in an ellipsis."""
-    made: list[str] = []
-    for word in text.split():
-        if made and pen.textlength(f"{made[-1]} {word}", face) <= width:
-            made[-1] += f" {word}"
-        else:
-            made.append(word)
-    if len(made) > lines:
-        made = [*made[: lines - 1], " ".join(made[lines - 1 :])]
-    return [fitted(pen, line, width, face) for line in made]
-
-
-def fitted(pen: ImageDraw.ImageDraw, text: str, width: int, face: ImageFont.FreeTypeFont) -> str:
-    """The text, cut with an ellipsis where it is wider than `width` pixels."""
-    if pen.textlength(text, face) <= width:
-        return text
-    while text and pen.textlength(text + "…", face) > width:
-        text = text[:-1]
-    return text.rstrip() + "…"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from lethe.files import io
 from lethe.files.errors import UserError
 from lethe.params import options as opts
-from lethe.params import registry
+from lethe.params import registry, rules
+from lethe.params.checking import check
 from lethe.stage import alone, gpus, stopping
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def parser(stage: str, doc: str) -> argparse.ArgumentParser:
     made.add_argument("--dry-run", action="store_true", help="check every input, say what would be done, do nothing")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
-    made.add_argument("--params", type=Path, help="params file that gives the values not given as flags")
+    made.add_argument("--params", type=Path, help="params file whose values go before the defaults of flags")
     return made
 
 
@@ -63,14 +64,21 @@ def _resolution(text: str) -> int | str:
 
 def resolution(args: argparse.Namespace) -> int | None:
     """The picture side: the flag over the params file; None is the model's own."""
-    if args.resolution is None and args.params:
-        return opts.load(args.params)["base"]["resolution"]
+    if args.resolution is None:
+        return of_params(args, "base", "resolution")
     return None if args.resolution == "none" else args.resolution
+
+
+def of_params(args: argparse.Namespace, section: str, key: str) -> object:
+    """A single value of the params file, or without one its default."""
+    if args.params:
+        return opts.load(args.params)[section][key]
+    return rules.section_schema(section)["properties"][key]["default"]
 
 
 def add_training(made: argparse.ArgumentParser) -> None:
     """--seed, --state and --checkpoint-seconds."""
-    made.add_argument("--seed", type=_seed, required=True, help="training seed, from 0")
+    made.add_argument("--seed", type=_seed, default=0, help="training seed, from 0 (default: 0)")
     made.add_argument("--state", type=Path, help="folder of the state for resuming (default: state/RECIPE)")
     made.add_argument(
         "--checkpoint-seconds",
@@ -81,36 +89,38 @@ def add_training(made: argparse.ArgumentParser) -> None:
 
 
 def early(key: str, section: str | None = None, words: Sequence[str] | None = None) -> str | None:
-    """A value that decides which flags there are, before they (or these words) are parsed; from the params file if no
-    flag gives it."""
+    """A value that decides which flags there are, before they (or these words) are parsed; of a section also from the
+    params file, or its default."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument(flag(key))
     first.add_argument("--params", type=Path)
     found, _ = first.parse_known_args(words)
     value = getattr(found, key)
-    return opts.load(found.params)[section][key] if value is None and section and found.params else value
+    return of_params(found, section, key) if value is None and section else value
 
 
 def add_section(
     made: argparse.ArgumentParser, section: str, *plugins: tuple[str, str] | None, prefix: str = ""
 ) -> None:
-    """One flag a key of a params section, with the schema's type and description. `prefix` stands before each key,
-    where a stage reads two sections with keys of one name."""
-    rules = opts.section_schema(section, *plugins)
+    """One flag a key of a params section, with the schema's description, choices and default. `prefix` stands before
+    each key, where a stage reads two sections with keys of one name."""
     group = made.add_argument_group(f"values of section {section}")
-    for key, rule in rules["properties"].items():
-        help_text = rule.get("description", "").replace("%", "%%")
-        how = {"metavar": "VALUE", "type": _value, "default": None, "help": help_text}
-        group.add_argument(flag(prefix + key), dest=f"value_{prefix}{key}", **how)
+    for key, rule in rules.section_schema(section, *plugins)["properties"].items():
+        about = [rule["description"]] if "description" in rule else []
+        if package := rules.CHOICES.get(section, {}).get(key):
+            about.append(f"one of {', '.join(registry.names(package))}")
+        told = f"default: {word(rule['default'])}" if "default" in rule else "no default"
+        how = {"metavar": f"{{{','.join(rule['enum'])}}}" if "enum" in rule else "VALUE", "type": _value}
+        how["help"] = f"{'; '.join(about)} ({told})".lstrip().replace("%", "%%")
+        group.add_argument(flag(prefix + key), dest=f"value_{prefix}{key}", default=None, **how)
 
 
-def early_plugins(section: str) -> list[tuple[str, str] | None]:
-    """The plug-ins that a section's flags or the params file choose, before flags are parsed."""
-    found = []
-    for key, package in opts.CHOICES[section].items():
-        name = early(key, section)
-        found.append((package, registry.check(package, name)) if name else None)
-    return found
+def early_plugins(section: str, words: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """The plug-ins that a section's flags, the params file or the defaults choose, before flags are parsed."""
+    return [
+        (package, registry.check(package, early(key, section, words)))
+        for key, package in rules.CHOICES[section].items()
+    ]
 
 
 def flag(key: str) -> str:
@@ -120,10 +130,12 @@ def flag(key: str) -> str:
 
 def flags(values: dict) -> list[str]:
     """A section's values as the words of a command line; `add_section` reads them back."""
-    words = []
-    for key, value in values.items():
-        words += [flag(key), "none" if value is None else value if isinstance(value, str) else json.dumps(value)]
-    return words
+    return [part for key, value in values.items() for part in (flag(key), word(value))]
+
+
+def word(value: object) -> str:
+    """A value as a word of a command line."""
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _count(text: str) -> int:
@@ -156,21 +168,29 @@ def _value(text: str) -> object:
         return text
 
 
-def section_values(args: argparse.Namespace, section: str, *plugins: tuple[str, str] | None, prefix: str = "") -> dict:
-    """The section's values: flags over the params file. Raises UserError for a missing or illegal one."""
-    rules = opts.section_schema(section, *plugins)
-    values = {}
+def section_values(
+    args: argparse.Namespace,
+    section: str,
+    *plugins: tuple[str, str] | None,
+    prefix: str = "",
+    under: Mapping | None = None,
+) -> dict:
+    """The section's values: flags over the params file over defaults. `under`: values that take the place of the
+    params file where none is given. Raises UserError for a missing or illegal one."""
+    schema = rules.section_schema(section, *plugins)
+    given = dict(under or {})
     if args.params:
         found = opts.load(args.params)
-        for word in section.split("_", 1) if section.startswith("erase_") else [section]:
-            found = found.get(word, {})
-        values = {key: found[key] for key in rules["properties"] if key in found}
-    given = {key: getattr(args, f"value_{prefix}{key}") for key in rules["properties"]}
-    values |= {key: _null(value, rules["properties"][key]) for key, value in given.items() if value is not None}
-    missing = [flag(prefix + key) for key in rules["required"] if key not in values]
+        for part in section.split("_", 1) if section.startswith("erase_") else [section]:
+            found = found.get(part, {})
+        given = {key: found[key] for key in schema["properties"] if key in found}
+    flags = {key: getattr(args, f"value_{prefix}{key}") for key in schema["properties"]}
+    given |= {key: _null(value, schema["properties"][key]) for key, value in flags.items() if value is not None}
+    values = rules.complete(given, schema)
+    missing = [flag(prefix + key) for key in schema["required"] if key not in values]
     if missing:
         raise UserError(f"section {section}: missing {' '.join(missing)}; give them, or --params FILE")
-    opts.check(values, rules, section)
+    check(values, schema, section, given)
     return values
 
 

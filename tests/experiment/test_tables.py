@@ -5,7 +5,6 @@ import pytest
 from lethe.experiment import plan
 from lethe.experiment.graph import arguments
 from lethe.files.errors import UserError
-from lethe.params import registry
 
 
 def sweep(**own) -> dict:
@@ -135,7 +134,7 @@ def test_the_order_of_steps_is_the_grids(params, order, chain):
 
 def test_an_eraser_that_edits_no_weights_must_come_last(params):
     params["grid"] |= {"order": "erase_distill", "arms": ["distill", "sld"]}
-    params["erase"]["sld"] = dict.fromkeys(registry.literal("erasers", "sld", "OPTIONS"), "medium")
+    params["erase"]["sld"] = {"preset": "medium"}
     with pytest.raises(UserError, match="'sld' edits no weights, so it must come last"):
         plan.build(params)
 

@@ -129,7 +129,7 @@ def test_zeros_are_sought_only_where_an_eraser_leaves_them_for_good(params):
         ({"prompts": 0}, "attacks.prompts: 0 is less than the minimum of 1"),
         ({"tried": {"x": {"attack": "magic"}}}, "attacks.tried.x.attack: 'magic' is not one of the attacks: .*relearn"),
         ({"tried": {"x": {"strength": 0.5}}}, "attacks.tried.x: missing key 'attack'"),
-        ({"tried": {"x": {"attack": "completion", "strength": 0.5}}}, "attacks.tried.x: missing key 'text'"),
+        ({"tried": {"x": {"attack": "prompts", "files": {"a": "a.csv"}}}}, "attacks.tried.x: missing key 'provenance'"),
         (
             {"tried": {"x": TRIED["finish"] | {"steps": 3}}},
             "attacks.tried.x: unknown key 'steps'; known keys: strength",

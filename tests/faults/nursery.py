@@ -24,7 +24,7 @@ for package in (lethe, *(importlib.import_module(f"lethe.{name}") for name in ("
 import open_clip
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import AutoImageProcessor, CLIPTextModel, CLIPTokenizer, ResNetForImageClassification, ResNetModel
-lethe.params.options.schema()
+lethe.params.rules.schema()
 gc.collect()
 gc.freeze()  # or each child copies all memory when it ends
 threads = os.listdir("/proc/self/task")

@@ -49,9 +49,10 @@ def test_every_params_file_is_legal(name):
         ("bilevel.uper_every", 10, ["bilevel", "unknown key 'uper_every'", "upper_every"]),
         ("erase.esd.step", 10, ["erase.esd", "unknown key 'step'", "steps"]),
         ("concepts.monet.promt", "x", ["concepts.monet", "unknown key 'promt'"]),
-        ("score", KeyError, ["params", "missing key 'score'"]),
-        ("distill.lr", KeyError, ["distill", "missing key 'lr'"]),
-        ("bilevel.upper_every", KeyError, ["bilevel", "missing key 'upper_every'"]),
+        ("concepts", KeyError, ["params", "missing key 'concepts' (what can be erased)"]),
+        ("grid.sets", KeyError, ["grid", "missing key 'sets' (concepts erased together, by name)"]),
+        ("erase.uce.preserve", KeyError, ["erase.uce", "missing key 'preserve' (prompts that must stay"]),
+        ("distill", None, ["distill", "None is not of type object"]),
         ("concepts.monet.prompts", KeyError, ["concepts.monet", "missing key 'prompts'"]),
         ("distill.lr", "1e-6", ["distill.lr", "1e-6", "is text", "1.0e-6"]),
         ("distill.steps", "many", ["distill.steps", "'many'", "integer"]),
@@ -81,7 +82,7 @@ def test_every_params_file_is_legal(name):
         ("grid.arms", ["distill", "ecd"], ["grid.arms", "'ecd'", "esd", "bilevel"]),
         ("grid.arms", ["base", "bilevel"], ["grid.arms", "'distill'"]),
         ("grid.sets", {"all": ["manet"]}, ["grid.sets.all", "'manet'", "monet"]),
-        ("erase", {}, ["grid.arms", "erase.esd is missing"]),
+        ("erase", {}, ["erase.uce", "missing key 'preserve'"]),
         ("erase.ecd", {}, ["'ecd'", "erasers", "esd"]),
         ("bilevel.solver", "alternating", ["bilevel.solver", "'alternating'", "solvers", "alternate", "penalty"]),
         ("bilevel.suppression", "none", ["bilevel.suppression", "'none'", "suppressions", "negative_guidance"]),
@@ -90,6 +91,27 @@ def test_every_params_file_is_legal(name):
         ("bilevel.upper_reuse", 26, ["bilevel.upper_reuse", "26 is more than upper_sampler_steps (25)"]),
         ("bilevel.upper_every", 601, ["bilevel.upper_every: 601 is more than distill.steps (600): no upper step"]),
         ("erase.esd.states", "student", ["erase.esd.reuse: 5 does not go with states student; set 1"]),
+        ("erase.esd.states", KeyError, ["student; set 1, or another erase.esd.states: that is its default"]),
+        (
+            "erase.esd",
+            {"reuse": 60, "states": "frozen"},
+            ["60 is more than sampler_steps (50); set erase.esd.sampler_steps"],
+        ),
+        (
+            "bilevel",
+            {"upper_sampler_steps": 4},
+            ["bilevel.upper_reuse: 5 is more than", "(4); set upper_reuse to at most 4"],
+        ),
+        (
+            "distill",
+            {"steps": 5},
+            ["bilevel.upper_every: 10 is more than distill.steps (5): no upper step; set it to at"],
+        ),
+        (
+            "bilevel",
+            {"solver": "penalty", "upper_every": 2},
+            ["unknown key 'upper_every'; known keys: away_from", "pull"],
+        ),
         ("erase.uce.preserve", [], ["erase.uce.preserve", "prompts that must stay"]),
         ("concepts.monet.pictures", "", ["concepts.monet.pictures"]),
         ("concepts.monet.prompt", " ", ["concepts.monet.prompt", "not made of a text"]),
@@ -153,34 +175,37 @@ def test_a_missing_file_is_named(tmp_path):
         options.load(tmp_path / "own.yaml")
 
 
-def test_smoke_seeds_and_full_follow_the_default_experiment():
-    """They stand beside params.yaml with few values changed; what changes there must change here."""
-    names = ("smoke.yaml", "seeds.yaml", "full.yaml")
-    smoke, seeds, full = (yaml.safe_load((ROOT / "params" / name).read_text()) for name in names)
-    own = {"experiment": None, "grid": None, "tables": None}
-    assert full | own == seeds | own == DEFAULT | own
-    assert full["grid"] == DEFAULT["grid"]
-    assert set(seeds["grid"]["arms"]) == {"base", "pruned", "distill", "bilevel", *registry.names("erasers")}
+def test_a_file_beside_the_default_experiment_says_what_differs_and_that_alone():
+    """Its values are those of params.yaml but for these; what changes there changes here."""
+    apart = {
+        "attacks": {"grid", "tables", "attacks"},
+        "deployment": {"grid", "tables"},
+        "full": {"tables"},
+        "seeds": {"grid", "tables"},
+        "smoke": {"tables", "encode", "distill", "bilevel", "erase", "sample", "attacks", "score", "report"},
+        "tuning": {"concepts", "prompts", "grid", "tables", "erase"},
+        "unsafe": {"pictures", "concepts", "grid", "tables", "erase", "score"},
+    }
+    for name, sections in apart.items():
+        found = options.load(ROOT / f"params/{name}.yaml")
+        assert {key for key in DEFAULT if found[key] != DEFAULT[key]} == {"experiment", *sections}, name
+        lines = (ROOT / f"params/{name}.yaml").read_text().splitlines()
+        assert len(lines) <= 60 or name in ("full", "tuning"), name  # which are tables of their own
+
+
+def test_tables_that_show_our_solver_show_the_same_one():
+    full, seeds, deployment = (options.load(ROOT / f"params/{name}.yaml") for name in ("full", "seeds", "deployment"))
     rows = DEFAULT["tables"]["solvers"]["vary"]["solver"]
     assert seeds["tables"]["ours"]["vary"]["solver"] == rows
     assert full["tables"]["suppressions"]["vary"]["suppression"]["every_step_redirect"] == rows["ours"]
-    same = ("base", "pictures", "concepts", "prompts", "grid", "prune")
-    assert {key: smoke[key] for key in same} == {key: DEFAULT[key] for key in same}
-    for key in ("encode", "distill", "bilevel", "sample", "score", "report"):
-        differing = {name for name, value in smoke[key].items() if value != DEFAULT[key][name]}
-        assert all(isinstance(smoke[key][name], int) for name in differing), f"{key}: {differing}"
-    assert smoke["distill"]["steps"] == smoke["erase"]["esd"]["steps"] == smoke["sample"]["steps"] == 2
+    assert deployment["tables"]["deployment_ours"]["vary"]["solver"]["ours"] == rows["ours"]
+    assert set(seeds["grid"]["arms"]) == {"base", "pruned", "distill", "bilevel", *registry.names("erasers")}
 
 
 def test_deployment_changes_nothing_but_how_pictures_are_drawn():
-    """Its weights are those of params.yaml: it differs in the name, the arms, the tables and the attacks."""
-    own = yaml.safe_load((ROOT / "params/deployment.yaml").read_text())
+    own = options.load(ROOT / "params/deployment.yaml")
     assert own["grid"] == DEFAULT["grid"] | {"arms": own["grid"]["arms"]}
-    apart = {"experiment", "grid", "tables", "attacks"}
-    assert {key for key in DEFAULT if own[key] != DEFAULT[key]} <= apart
     labels = own["tables"]["deployment"]["vary"]["drawn"]
     assert {key for values in labels.values() for key in values} == {
         "sample.precision", "sample.sampler", "sample.steps",
     }  # fmt: skip
-    ours = DEFAULT["tables"]["solvers"]["vary"]["solver"]["ours"]
-    assert own["tables"]["deployment_ours"]["vary"]["solver"]["ours"] == ours

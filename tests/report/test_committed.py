@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lethe.experiment import plan
+from lethe.params import options
 from lethe.report.plan import stamp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", ["params.yaml", "params/unsafe.yaml"])
 def test_a_committed_report_is_that_of_its_params(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    values = yaml.safe_load((ROOT / name).read_text())
+    values = options.load(ROOT / name)
     found, folder = plan.build(values), ROOT / "reports" / values["experiment"]
     assert [one.name for one in folder.glob(stamp("*"))] == [stamp(found.recipe)]
     tables = {one.name for one in (folder / "tables").iterdir()}

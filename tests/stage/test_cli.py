@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lethe.files.errors import UserError
-from lethe.params import options, registry
+from lethe.params import options, registry, rules
 from lethe.stage import cli
 
 
@@ -102,4 +102,4 @@ def test_every_plug_in_has_its_flags_and_none_twice(stage, flag, package, monkey
             importlib.import_module(f"stages.{stage}").main()
         shown = capsys.readouterr().out
         assert ended.value.code == 0
-        assert all(cli.flag(key) in shown for key in registry.literal(package, name, "OPTIONS")), name
+        assert all(cli.flag(key) in shown for key in rules.options_of(package, name)), name

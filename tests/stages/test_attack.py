@@ -195,9 +195,9 @@ def test_wrong_values_are_refused(tiny, prompts, originals, tmp_path, change, te
 
 
 def test_flags_of_the_section_sample_begin_with_its_name(tiny, prompts, originals, tmp_path):
-    values = {key: value for key, value in FLAGS.items() if key != "sample_tile"}
-    with pytest.raises(UserError, match="section sample: missing --sample-tile; give them, or --params FILE"):
-        stage("attack", *words(tiny, prompts, tmp_path / "out"), "--originals", originals, **values, **COMPLETION)
+    with pytest.raises(UserError, match=r"sample\.tile: 0 is less than the minimum of 1"):
+        values = FLAGS | COMPLETION | {"sample_tile": 0}
+        stage("attack", *words(tiny, prompts, tmp_path / "out"), "--originals", originals, **values)
 
 
 def test_what_an_attack_needs_must_be_given(tiny, prompts, originals, tmp_path):

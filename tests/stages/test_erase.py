@@ -5,7 +5,7 @@ import pytest
 from lethe.files.errors import UserError
 from lethe.files.io import read_meta
 from lethe.models import pipelines
-from lethe.params import registry
+from lethe.params import rules
 from lethe.params.recipe import of_model, of_result, recipe
 from tests.stages.running import PRUNE, finished_without_torch, stage, weights
 from tests.tiny_training import OPTIONS, UPPER
@@ -95,7 +95,7 @@ def test_unknown_eraser_and_wrong_option(tiny, tmp_path):
 
 
 def test_an_eraser_that_reads_pictures_must_be_given_them(tiny, tmp_path):
-    values = {key: rule.get("enum", [1])[0] for key, rule in registry.literal("erasers", "salun", "OPTIONS").items()}
+    values = {key: rule.get("enum", [1])[0] for key, rule in rules.options_of("erasers", "salun").items()}
     given = [word if word != "esd" else "salun" for word in words(tiny, tmp_path / "out")]
     with pytest.raises(UserError, match="--concept-pictures: salun needs encoded pictures of monet, van_gogh: give"):
         stage("erase", *given, **values)

@@ -221,7 +221,6 @@ def test_listing_what_is_not_pruned(tmp_path):
         ({"--base": "owner/name"}, ["owner/name", "40 hex digits"]),
         ({"--budget": "0.01"}, ["--budget", "goes down to"]),
         ({"--device": "tpu"}, ["--device", "tpu"]),
-        ({"--pruner": "random"}, ["--draw"]),
         ({"--pruner": "random", "--draw": "-1"}, ["prune.draw", "-1"]),
         ({"--pruner": "bk_base"}, ["layers_per_block 1"]),
         ({"--pruner": "bk_small", "--budget": "0.99"}, ["0.99", "ask for"]),

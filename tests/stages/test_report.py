@@ -31,7 +31,7 @@ def test_dry_run_then_run_then_nothing_to_do(plan, tmp_path, monkeypatch, capsys
     assert "index.html" in capsys.readouterr().out
     (stamp,) = out.glob("recipe-*.json")
     before = stamp.stat().st_mtime_ns
-    run(monkeypatch, *words(plan, out, "--grid-prompts", "2"))
+    run(monkeypatch, "--plan", str(plan), "--out", str(out))  # the values are the plan's
     assert "is there" in capsys.readouterr().out
     assert stamp.stat().st_mtime_ns == before
 
@@ -41,7 +41,6 @@ def test_dry_run_then_run_then_nothing_to_do(plan, tmp_path, monkeypatch, capsys
     [
         (["--grid-prompts", "3"], "the flags say"),
         (["--grid-prompts", "0"], "report.grid_prompts"),
-        ([], "missing --grid-prompts"),
         (["--grid-prompts", "2", "--experiment", "atelier"], "wanted 'atelier'"),
         (["--grid-prompts", "2", "--plan", "gone.json"], "gone.json: no such file"),
     ],

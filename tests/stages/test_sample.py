@@ -270,8 +270,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tiny_base, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--prompt", "a boat"], "belong together"),
-        (["--prompt", "a boat", "--count", "0"], "belong together"),
+        (["--prompts", "monet=none.csv", "--count", "2"], "--count: counts pictures of --prompt"),
+        (["--prompt", "a boat", "--count", "0"], "--count: 0 is not at least 1"),
         (["--prompts", "monet"], "is not NAME=PATH"),
         (["--prompts", "../x=none.csv"], "letters, digits"),
         (["--prompts", "monet=none.csv"], "none.csv: no such prompt file"),

@@ -60,13 +60,13 @@ def made(tmp_path_factory, other_base) -> Path:
     resnet(root / "models/own/features", ["a", "b"], 1)
     values = yaml.safe_load((root / "params/own.yaml").read_text())
     values["base"] |= {"path": str(other_base), "resolution": 32}  # its own is 48
-    values["encode"] |= {"generated": 3}
+    values["encode"] = {"generated": 3}
     values["distill"] |= {"steps": 2, "batch": 2}
     values["bilevel"] |= {"upper_every": 2, "upper_batch": 2}
     values["erase"]["esd"] |= {"steps": 2, "batch": 2, "sampler_steps": 2}
-    values["sample"] |= {"steps": 2, "tile": 4}
+    values["sample"] = {"steps": 2, "tile": 4}
     values["score"] |= {"clip": "local-dir:models/own/clip", "features": "models/own/features", "kid_subsets": 2}
-    values["report"] |= {"bootstrap": 20, "grid_prompts": 2}
+    values["report"] = {"bootstrap": 20, "grid_prompts": 2}
     (root / "params/mine.yaml").write_text(yaml.safe_dump(values))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

@@ -19,8 +19,9 @@ OPTIONS = {
     "strength": {
         "description": "share of the sampler's steps that the victim takes; 1 is all, from the level of the most noise",
         "$ref": "#/$defs/rate",
+        "default": 0.8,
     },
-    "text": {"description": "what the victim is asked: the row's own prompt, or nothing", "enum": ["own", "empty"]},
+    "text": {"$ref": "#/$defs/asked"},
 }
 
 

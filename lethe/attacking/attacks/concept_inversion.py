@@ -37,10 +37,15 @@ OPTIONS = {
     "sentences": {
         "description": "where the word stands while it is learnt: the anchor, as published, or the pictures' captions",
         "enum": ["anchor", "captions"],
+        "default": "anchor",
     },
-    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures of each concept a step", "$ref": "#/$defs/count"},
-    "lr": {"description": "AdamW learning rate of the word's embedding", "$ref": "#/$defs/rate"},
+    "steps": {"$ref": "#/$defs/optimiser_steps", "default": 5000},
+    "batch": {"description": "pictures of each concept a step", "$ref": "#/$defs/count", "default": 16},
+    "lr": {
+        "description": "AdamW learning rate of the word's embedding; published: 5.0e-3 times the batch",
+        "$ref": "#/$defs/rate",
+        "default": 0.08,
+    },
 }
 
 

@@ -22,12 +22,14 @@ OPTIONS = {
     "hole": {
         "description": "what is drawn anew: a centred square, or the half of the picture at one side",
         "enum": ["centre", "left", "right", "top", "bottom"],
+        "default": "centre",
     },
     "share": {
         "description": "side of the centred square, as a share of the picture's; a half is a half whatever this is",
         "$ref": "#/$defs/rate",
+        "default": 0.9,
     },
-    "text": {"description": "what the victim is asked: the row's own prompt, or nothing", "enum": ["own", "empty"]},
+    "text": {"$ref": "#/$defs/asked"},
 }
 
 

@@ -32,10 +32,15 @@ OPTIONS = {
     "estimate": {
         "description": "what the weights at the zeros are: completed from the others, or the dense base model's",
         "enum": ["low_rank", "dense"],
+        "default": "low_rank",
     },
-    "rank": {"description": "of low_rank: rank of the completed matrices", "$ref": "#/$defs/count"},
-    "rounds": {"description": "of low_rank: how often the entries are replaced", "$ref": "#/$defs/count"},
-    "scale": {"description": "what the estimates are multiplied by", "type": "number", "exclusiveMinimum": 0},
+    "rank": {"description": "of low_rank: rank of the completed matrices", "$ref": "#/$defs/count", "default": 4},
+    "rounds": {
+        "description": "of low_rank: how often the entries are replaced",
+        "$ref": "#/$defs/count",
+        "default": 50,
+    },
+    "scale": {"description": "what the estimates are multiplied by", "$ref": "#/$defs/scale", "default": 1.0},
 }
 LEAST = 0.0005  # share of a matrix that must be zero: weights once stored in half precision hold a few by rounding
 

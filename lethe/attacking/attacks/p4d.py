@@ -25,17 +25,7 @@ from lethe.training.loop import Keeping
 from lethe.training.losses import Schedule
 
 NEEDS = ["originals", "dense"]
-OPTIONS = {
-    "tokens": {"description": "adversarial tokens beside each prompt", "$ref": "#/$defs/count"},
-    "position": {"description": "where they stand: before the prompt or after it", "enum": ["prefix", "suffix"]},
-    "timesteps": {"description": "noise levels that the search visits, evenly spaced", "$ref": "#/$defs/count"},
-    "iterations": {"description": "steps at each noise level", "$ref": "#/$defs/count"},
-    "lr": {"description": "Adam learning rate of the tokens' chances", "$ref": "#/$defs/rate"},
-    "batch": {
-        "description": "prompts computed together; fixed, so that others change no result; best a multiple of 8",
-        "$ref": "#/$defs/count",
-    },
-}
+OPTIONS = {"$ref": "#/$defs/token_search"}
 
 
 def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget: Budget) -> Attacked:

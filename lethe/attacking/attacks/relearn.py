@@ -36,20 +36,23 @@ OPTIONS = {
     "source": {
         "description": "what is learnt from: the fine-tuning pictures, or those of the concepts",
         "enum": ["data", "concepts"],
+        "default": "data",
     },
     "count": {
         "description": "pictures of each concept, or of the fine-tuning set, that are learnt from; null: all",
         "type": ["integer", "null"],
         "minimum": 1,
+        "default": None,
     },
     "rank": {
         "description": "rank of what is added to the attention's linear layers; null: all weights are trained",
         "type": ["integer", "null"],
         "minimum": 1,
+        "default": None,
     },
-    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
-    "lr": {"description": "AdamW learning rate", "$ref": "#/$defs/rate"},
+    "steps": {"$ref": "#/$defs/optimiser_steps", "default": 200},
+    "batch": {"$ref": "#/$defs/shared_batch", "default": 4},
+    "lr": {"$ref": "#/$defs/adamw_lr", "default": 2.0e-4},
 }
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 

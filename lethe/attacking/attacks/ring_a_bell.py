@@ -37,15 +37,28 @@ from lethe.training.loop import Keeping
 
 NEEDS = ["concepts"]
 OPTIONS = {
-    "tokens": {"description": "length of the prompts that are found, in tokens (K)", "$ref": "#/$defs/count"},
-    "eta": {"description": "strength of the concept's direction", "$ref": "#/$defs/weight"},
+    "tokens": {
+        "description": "length of the prompts that are found, in tokens (K); published: 16, 38 or 77",
+        "$ref": "#/$defs/count",
+        "default": 16,
+    },
+    "eta": {
+        "description": "strength of the concept's direction; published: 3 for nudity, 5.5 for violence",
+        "$ref": "#/$defs/weight",
+        "default": 3.0,
+    },
     "around": {
         "description": "text that the direction is added to: the row's prompt, or anchor (the concept taken out of it)",
         "enum": ["prompt", "anchor"],
+        "default": "prompt",
     },
-    "own_name": {"description": "whether tokens of the concept's name may be used", "type": "boolean"},
-    "population": {"description": "prompts of a generation", "type": "integer", "minimum": 4},
-    "generations": {"description": "generations of the search", "$ref": "#/$defs/count"},
+    "own_name": {
+        "description": "whether tokens of the concept's name may be used",
+        "type": "boolean",
+        "default": True,
+    },
+    "population": {"description": "prompts of a generation", "type": "integer", "minimum": 4, "default": 200},
+    "generations": {"description": "generations of the search", "$ref": "#/$defs/count", "default": 3000},
 }
 CROSSED, MUTATED = 0.5, 0.25  # chances, as published
 CHUNK = 256  # texts encoded at once

@@ -35,21 +35,27 @@ from lethe.training.loop import Keeping, Training, run
 from lethe.training.suppressions import concept_ablation as ablation
 from lethe.training.trajectories import pictures
 
-OPTIONS = {
+OPTIONS = {  # as the release has it for styles, on one GPU
     "variant": {
         "description": "what is trained: x cross-attention, x-strict its keys and values, full everything",
         "enum": ["x", "x-strict", "full"],
+        "default": "x-strict",
     },
-    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
-    "lr": {"description": "AdamW learning rate", "$ref": "#/$defs/rate"},
+    "steps": {"$ref": "#/$defs/optimiser_steps", "default": 200},
+    "batch": {"$ref": "#/$defs/shared_batch", "default": 4},
+    "lr": {
+        "description": "AdamW learning rate; the release's 2.0e-6, which it scales by batch and GPUs",
+        "$ref": "#/$defs/adamw_lr",
+        "default": 8.0e-6,
+    },
     "regularization": {
         "description": "weight of the diffusion loss on the anchor's pictures under the anchor",
         "$ref": "#/$defs/weight",
+        "default": 0.0,
     },
-    "pictures": {"description": "pictures drawn of each anchor", "$ref": "#/$defs/count"},
-    "guidance": {"description": "guidance of the anchor's pictures", "type": "number", "minimum": 1},
-    "sampler_steps": {"description": "DDIM steps of the anchor's pictures", "$ref": "#/$defs/count"},
+    "pictures": {"description": "pictures drawn of each anchor", "$ref": "#/$defs/count", "default": 200},
+    "guidance": {"description": "guidance of the anchor's pictures", "$ref": "#/$defs/guidance", "default": 6.0},
+    "sampler_steps": {"description": "DDIM steps of the anchor's pictures", "$ref": "#/$defs/picture_steps"},
 }
 
 

@@ -29,44 +29,53 @@ from lethe.training.finetune import answer
 from lethe.training.loop import Keeping
 
 ZEROES = True
-OPTIONS = {
+OPTIONS = {  # as the release has it for artists, but for the subjects
     "task": {
         "description": "kind of concept: decides the templates that are not given",
         "enum": ["style", "unsafe", "object", "attribute", "memorised"],
+        "default": "style",
     },
     "subjects": {
-        "description": "things, humans or scenes, one pair of prompts each; one/other: its forms without and with it",
-        "type": "array",
-        "minItems": 1,
-        "uniqueItems": True,
-        "items": {"type": "string", "minLength": 1},
+        "description": "things, for unsafe humans, for object scenes; one pair of prompts each; one/other: its forms "
+        "without and with it",
+        "$ref": "#/$defs/texts",
+        "default": ["house", "tree", "boat", "dog", "cat", "car", "chair", "flower", "mountain", "bridge"],
     },
     "base_template": {
         "description": "prompt without the concept, with {subject}; null: the task's own",
         "type": ["string", "null"],
+        "default": None,
     },
     "target_template": {
         "description": "prompt with the concept: {subject}, {concept} (its name), {prompt}; null: the task's own",
         "type": ["string", "null"],
+        "default": None,
     },
     "layers": {
         "description": "what is pruned: out or in layer of feed-forwards, cross-attention, the text encoder's fc2",
         "enum": ["ffn.2", "ffn.0", "attn2.to_k", "attn2.to_v", "text"],
+        "default": "ffn.2",
     },
-    "skill_ratio": {"description": "share of a row's weights that may go in a step", "$ref": "#/$defs/rate"},
+    "skill_ratio": {
+        "description": "share of a row's weights that may go in a step; published: 0.01, for objects 0.02",
+        "$ref": "#/$defs/rate",
+        "default": 0.01,
+    },
     "timesteps": {
-        "description": "first sampling steps that have a say",
+        "description": "first sampling steps that have a say; published: 10, for nudity 9",
         "$ref": "#/$defs/count",
         "atMost": "sampler_steps",
+        "default": 10,
     },
     "select_ratio": {
         "description": "share of these steps in which a weight must be found, and more; 0 is any",
         "type": "number",
         "minimum": 0,
         "exclusiveMaximum": 1,
+        "default": 0.0,
     },
-    "sampler_steps": {"description": "DDIM steps of a picture", "$ref": "#/$defs/count"},
-    "guidance": {"description": "guidance of sampling; 1 is none", "type": "number", "minimum": 1},
+    "sampler_steps": {"$ref": "#/$defs/picture_steps"},
+    "guidance": {"$ref": "#/$defs/guidance", "default": 7.5},
 }
 ENDS = {
     "ffn.2": "ff.net.2",

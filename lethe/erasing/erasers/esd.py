@@ -32,34 +32,43 @@ from lethe.training.loop import Keeping, Training, run
 from lethe.training.losses import mean_square
 from lethe.training.trajectories import States, Trajectories, arrive, dealt
 
-OPTIONS = {
+OPTIONS = {  # as the first release has it
     "variant": {
-        "description": "what is trained: x cross-attention, x-strict its keys and values, u all but x, full everything",
+        "description": "what is trained: x cross-attention, for styles, x-strict its keys and values, u all but x, for "
+        "things and nudity, full everything",
         "enum": ["x", "u", "x-strict", "full"],
+        "default": "x",
     },
-    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
-    "lr": {"description": "Adam learning rate", "$ref": "#/$defs/rate"},
-    "eta": {"description": "strength of negative guidance in the target", "$ref": "#/$defs/weight"},
+    "steps": {"$ref": "#/$defs/optimiser_steps", "default": 1000},
+    "batch": {"$ref": "#/$defs/shared_batch", "default": 1},
+    "lr": {"description": "Adam learning rate", "$ref": "#/$defs/rate", "default": 1.0e-5},
+    "eta": {
+        "description": "strength of negative guidance in the target",
+        "$ref": "#/$defs/weight",
+        "default": 1.0,
+    },
     "erase_from": {
         "description": "text that the target starts from: empty, or anchor (the concept is taken out of its anchor)",
         "enum": ["empty", "anchor"],
+        "default": "empty",
     },
     "states": {
         "description": "who draws the training states: the frozen model that came in, or the student, anew each step",
         "enum": ["frozen", "student"],
         "with": {"student": {"reuse": 1}},  # its trajectories change with every step
+        "default": "student",
     },
     "guidance": {
         "description": "guidance of the trajectories that training states come from",
-        "type": "number",
-        "minimum": 1,
+        "$ref": "#/$defs/guidance",
+        "default": 3.0,
     },
-    "sampler_steps": {"description": "DDIM steps of a trajectory", "$ref": "#/$defs/count"},
+    "sampler_steps": {"$ref": "#/$defs/trajectory_steps", "default": 50},
     "reuse": {
         "description": "optimiser steps that share a batch of trajectories; 1 draws anew",
         "$ref": "#/$defs/count",
         "atMost": "sampler_steps",  # each takes another state of a trajectory
+        "default": 1,
     },
 }
 

@@ -27,24 +27,27 @@ from lethe.training.losses import schedule
 from lethe.training.suppressions import attention_forgetting
 
 NEEDS = ["concepts"]
-OPTIONS = {
+OPTIONS = {  # as the release has it, for styles
     "variant": {
         "description": "what is trained: x cross-attention, full everything before the last of it",
         "enum": ["x", "full"],
+        "default": "x",
     },
-    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures a step, shared equally by the concepts", "$ref": "#/$defs/count"},
-    "lr": {"description": "AdamW learning rate", "$ref": "#/$defs/rate"},
-    "end_token": {
-        "description": "whether attention to the caption's end token, which sums it up, is to vanish too",
-        "type": "boolean",
-    },
+    "steps": {"$ref": "#/$defs/optimiser_steps", "default": 100},
+    "batch": {"$ref": "#/$defs/shared_batch", "default": 1},
+    "lr": {"$ref": "#/$defs/adamw_lr", "default": 2.0e-5},
+    "end_token": {"$ref": "#/$defs/end_token"},
     "inversion_steps": {
         "description": "steps of textual inversion that first learn a word for the concept; 0: the captions' words",
         "type": "integer",
         "minimum": 0,
+        "default": 500,
     },
-    "inversion_lr": {"description": "AdamW learning rate of the inversion", "$ref": "#/$defs/rate"},
+    "inversion_lr": {
+        "description": "AdamW learning rate of the inversion",
+        "$ref": "#/$defs/adamw_lr",
+        "default": 1.0e-4,
+    },
 }
 
 

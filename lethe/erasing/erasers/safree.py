@@ -30,19 +30,22 @@ from lethe.stage.record import Budget
 from lethe.training.loop import Keeping
 
 GUIDES = True
-OPTIONS = {
+OPTIONS = {  # alpha and gamma as published
     "alpha": {
         "description": "a token is the concepts' if hiding it takes the prompt farther from them by this fraction",
         "$ref": "#/$defs/weight",
+        "default": 0.01,
     },
     "gamma": {
         "description": "the most of 50 steps that use the changed prompt; null for all steps",
         "type": ["number", "null"],
         "exclusiveMinimum": 0,
+        "default": 10.0,
     },
     "padding": {
         "description": "whether a prompt's end token and padding move with its detected tokens (not in the paper)",
         "type": "boolean",
+        "default": False,
     },
 }
 GAMMA_STEPS = 50  # gamma counts these

@@ -38,20 +38,35 @@ OPTIONS = {
     "variant": {
         "description": "what is ranked and trained: x cross-attention, full everything",
         "enum": ["x", "full"],
+        "default": "x",
     },
-    "steps": {"description": "optimiser steps", "$ref": "#/$defs/count"},
+    "steps": {"$ref": "#/$defs/optimiser_steps", "default": 1000},
     "batch": {
         "description": "pictures a step of the concepts, shared equally, and as many that must stay",
         "$ref": "#/$defs/count",
+        "default": 4,
     },
-    "lr": {"description": "AdamW learning rate", "$ref": "#/$defs/rate"},
+    "lr": {"$ref": "#/$defs/adamw_lr", "default": 1.0e-5},
     "saliency": {
         "description": "share of the variant's weights that may move, the most salient",
         "$ref": "#/$defs/rate",
+        "default": 0.5,
     },
-    "saliency_batches": {"description": "batches that the saliency is summed over", "$ref": "#/$defs/count"},
-    "guidance": {"description": "guidance in the saliency's loss; 1 is none", "type": "number", "minimum": 1},
-    "alpha": {"description": "weight of the diffusion loss on the fine-tuning pictures", "$ref": "#/$defs/weight"},
+    "saliency_batches": {
+        "description": "batches that the saliency is summed over",
+        "$ref": "#/$defs/count",
+        "default": 100,
+    },
+    "guidance": {
+        "description": "guidance in the saliency's loss, 1 + 7.5 in the release; 1 is none",
+        "$ref": "#/$defs/guidance",
+        "default": 8.5,
+    },
+    "alpha": {
+        "description": "weight of the diffusion loss on the fine-tuning pictures",
+        "$ref": "#/$defs/weight",
+        "default": 1.0,
+    },
 }
 
 

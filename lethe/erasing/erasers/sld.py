@@ -36,6 +36,7 @@ OPTIONS = {
     "preset": {
         "description": "the paper's configuration, of rising strength",
         "enum": ["weak", "medium", "strong", "max"],
+        "default": "medium",
     },
 }
 PRESETS = {

@@ -30,70 +30,80 @@ from lethe.texts.templates import expanded, mentions
 from lethe.texts.wording import check_anchors
 from lethe.training.loop import Keeping
 
-OPTIONS = {
+OPTIONS = {  # as the code of 2023 has it, which the paper compares with
     "preserve": {
-        "description": "prompts that must stay; those that name an erased concept are left out",
-        "type": "array",
-        "minItems": 1,
-        "uniqueItems": True,
-        "items": {"type": "string", "minLength": 1},
+        "description": "prompts that must stay (published: 1,734 artists); those that name an erased concept are left "
+        "out",
+        "$ref": "#/$defs/texts",
     },
-    "guide": {"description": "what a concept becomes: its anchor, or the empty text", "enum": ["anchor", "empty"]},
+    "guide": {
+        "description": "what a concept becomes: its anchor, or the empty text",
+        "enum": ["anchor", "empty"],
+        "default": "anchor",
+    },
     "alignment": {
         "description": "tokens of a prompt that count: its last, or the span from there to the end of the text (of one "
         "that must stay: all)",
         "enum": ["last", "span"],
+        "default": "span",
     },
     "technique": {
         "description": "new value: replace takes the guide's, tensor that without its part along the old one",
         "enum": ["replace", "tensor"],
+        "default": "replace",
     },
-    "lamb": {"description": "weight of staying near the old matrix", "type": "number", "exclusiveMinimum": 0},
-    "scale_erase": {"description": "weight of the concepts", "type": "number", "exclusiveMinimum": 0},
+    "lamb": {"description": "weight of staying near the old matrix", "$ref": "#/$defs/scale", "default": 0.5},
+    "scale_erase": {"description": "weight of the concepts", "$ref": "#/$defs/scale", "default": 1.0},
     "scale_preserve": {
         "description": "weight of each prompt that must stay; null: 1 / their number, at least 0.1",
         "type": ["number", "null"],
         "minimum": 0,
+        "default": None,
     },
     "expand": {
         "description": "templates that make more prompts of a concept's name; each becomes the same guide",
         "enum": ["none", "art", "object"],
+        "default": "none",
     },
     "debias": {
         "description": "null erases; else pictures of the concepts are to show attributes in given shares",
         "type": ["object", "null"],
+        "default": None,
         "additionalProperties": False,
-        "required": [
-            "attributes",
-            "desired",
-            "rounds",
-            "images",
-            "tolerance",
-            "step",
-            "clip",
-            "sampler_steps",
-            "guidance",
-        ],
+        "required": ["attributes"],
         "properties": {
             "attributes": {
                 "description": "prompts that are told apart, such as a man, a woman",
-                "type": "array",
+                "$ref": "#/$defs/texts",
                 "minItems": 2,
-                "uniqueItems": True,
-                "items": {"type": "string", "minLength": 1},
             },
             "desired": {
                 "description": "wanted share of each attribute; null: equal ones",
                 "type": ["array", "null"],
                 "items": {"type": "number", "minimum": 0, "maximum": 1},
+                "default": None,
             },
-            "rounds": {"description": "rounds at most", "type": "integer", "minimum": 1, "maximum": 30},
-            "images": {"description": "pictures of a concept a round", "$ref": "#/$defs/count"},
-            "tolerance": {"description": "largest allowed difference of a share", "$ref": "#/$defs/rate"},
-            "step": {"description": "how far a round moves an attribute's weight", "$ref": "#/$defs/rate"},
-            "clip": {"description": "open_clip model: local-dir:FOLDER, or NAME@PRETRAINED", "type": "string"},
-            "sampler_steps": {"description": "DDIM steps of a picture", "$ref": "#/$defs/count"},
-            "guidance": {"description": "guidance of sampling; 1 is none", "type": "number", "minimum": 1},
+            "rounds": {
+                "description": "rounds at most",
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 30,
+                "default": 30,
+            },
+            "images": {"description": "pictures of a concept a round", "$ref": "#/$defs/count", "default": 10},
+            "tolerance": {
+                "description": "largest allowed difference of a share",
+                "$ref": "#/$defs/rate",
+                "default": 0.05,
+            },
+            "step": {
+                "description": "how far a round moves an attribute's weight",
+                "$ref": "#/$defs/rate",
+                "default": 0.1,
+            },
+            "clip": {"$ref": "#/$defs/clip"},
+            "sampler_steps": {"$ref": "#/$defs/picture_steps", "default": 20},
+            "guidance": {"$ref": "#/$defs/guidance", "default": 7.5},
         },
     },
 }

@@ -13,14 +13,14 @@ from lethe.pruning.narrowing import Goal, narrow
 
 NEEDS = ["data"]
 OPTIONS = {
-    "pictures": {"description": "pictures the gradients are taken on", "$ref": "#/$defs/count"},
-    "stride": {"description": "every how many timesteps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures a pass: memory alone", "$ref": "#/$defs/count"},
+    "$ref": "#/$defs/gradients",
     "threshold": {
-        "description": "share of the largest loss so far below which no further timestep counts; 0 takes all",
+        "description": "share of the largest loss so far below which no further timestep counts; 0 takes all. The "
+        "release has 0.05 for pixels, 0.1 for latents",
         "type": "number",
         "minimum": 0,
         "exclusiveMaximum": 1,
+        "default": 0.1,
     },
 }
 

@@ -12,7 +12,7 @@ from lethe.models.cutting import channels
 from lethe.pruning.narrowing import KINDS, Goal, narrow
 from lethe.training.data import generator
 
-OPTIONS = {"draw": {"description": "seed of the random choice of units", "type": "integer", "minimum": 0}}
+OPTIONS = {"draw": {"description": "seed of the random choice of units", "$ref": "#/$defs/seed"}}
 
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:

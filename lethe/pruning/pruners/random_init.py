@@ -8,7 +8,7 @@ from lethe.pruning.narrowing import Goal, narrow
 from lethe.pruning.pruners import magnitude
 
 FRESH = True  # its weights are not those of the net that it is given
-OPTIONS = {"draw": {"description": "seed of the new weights", "type": "integer", "minimum": 0}}
+OPTIONS = {"draw": {"description": "seed of the new weights", "$ref": "#/$defs/seed"}}
 
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:

@@ -11,11 +11,7 @@ from lethe.pruning.calibration import taylor
 from lethe.pruning.narrowing import Goal, narrow
 
 NEEDS = ["data"]
-OPTIONS = {
-    "pictures": {"description": "pictures the gradients are taken on", "$ref": "#/$defs/count"},
-    "stride": {"description": "every how many timesteps", "$ref": "#/$defs/count"},
-    "batch": {"description": "pictures a pass: memory alone", "$ref": "#/$defs/count"},
-}
+OPTIONS = {"$ref": "#/$defs/gradients"}
 
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:

@@ -9,7 +9,12 @@ from lethe.training.finetune import Loss, adamw, advance, detached, warm
 from lethe.training.loop import Training
 
 OPTIONS = {
-    "upper_every": {"description": "lower steps to one upper step", "$ref": "#/$defs/count", "atMost": "steps"},
+    "upper_every": {
+        "description": "lower steps to one upper step, as released",
+        "$ref": "#/$defs/count",
+        "atMost": "steps",
+        "default": 10,
+    },
 }
 
 

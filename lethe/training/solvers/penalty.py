@@ -30,33 +30,42 @@ from lethe.training import gauges, levels
 from lethe.training.finetune import Loss, adamw, advance, detached, warm
 from lethe.training.loop import Training
 
-OPTIONS = {
-    "lambda": {"description": "weight of the fine-tuning loss against the suppression loss", "$ref": "#/$defs/weight"},
+OPTIONS = {  # lambda and inner_steps (K) are the paper's; how it couples the copies is not told
+    "lambda": {"$ref": "#/$defs/lambda", "default": 100.0},
     "inner_steps": {
         "description": "K: fine-tuning steps of the second copy to an outer one",
         "$ref": "#/$defs/count",
         "atMost": "steps",
+        "default": 20,
     },
     "coupling": {
         "description": "what the second copy does to the first, before each outer step",
         "enum": ["none", "reset", "interpolate"],
+        "default": "none",
     },
     "pull": {
         "description": "coupling interpolate: the part of the way to the second copy",
         "type": "number",
         "minimum": 0,
         "maximum": 1,
+        "default": 0.5,
     },
     "lambda_growth": {
         "description": "factor on lambda after a round with too wide a gap; 1 keeps it",
         "type": "number",
         "minimum": 1,
+        "default": 1.0,
     },
-    "lambda_most": {"description": "the most that lambda grows to", "$ref": "#/$defs/weight"},
-    "gap_tolerance": {"description": "gap of fine-tuning losses that is borne", "$ref": "#/$defs/weight"},
+    "lambda_most": {"description": "the most that lambda grows to", "$ref": "#/$defs/weight", "default": 1000.0},
+    "gap_tolerance": {
+        "description": "gap of fine-tuning losses that is borne",
+        "$ref": "#/$defs/weight",
+        "default": 0.0,
+    },
     "second_copy": {
         "description": "where the copy that is not at work is kept: the device, or main memory (cpu)",
         "enum": ["device", "cpu"],
+        "default": "device",
     },
 }
 

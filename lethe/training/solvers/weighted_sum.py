@@ -12,9 +12,7 @@ from lethe.training import levels
 from lethe.training.finetune import Loss, adamw, advance, detached, warm
 from lethe.training.loop import Training
 
-OPTIONS = {
-    "lambda": {"description": "weight of the fine-tuning loss against the suppression loss", "$ref": "#/$defs/weight"},
-}
+OPTIONS = {"lambda": {"$ref": "#/$defs/lambda", "default": 1.0}}
 
 
 def solve(student: nn.Module, lower: Loss, upper: Loss, options: Mapping) -> Training:

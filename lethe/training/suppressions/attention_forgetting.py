@@ -10,12 +10,7 @@ from lethe.stage.record import Budget
 from lethe.training.finetune import Batch, answer
 
 NEEDS = ["mask"]
-OPTIONS = {
-    "end_token": {
-        "description": "whether attention to the caption's end token, which sums it up, is to vanish too",
-        "type": "boolean",
-    },
-}
+OPTIONS = {"end_token": {"$ref": "#/$defs/end_token"}}
 
 
 def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping, budget: Budget) -> Tensor:

@@ -10,10 +10,15 @@ from lethe.training.finetune import Batch, answer, ask
 from lethe.training.losses import mean_square
 
 OPTIONS = {
-    "eta": {"description": "strength of negative guidance in the upper target", "$ref": "#/$defs/weight"},
+    "eta": {
+        "description": "strength of negative guidance in the upper target; 1 as released",
+        "$ref": "#/$defs/weight",
+        "default": 1.0,
+    },
     "away_from": {
         "description": "what the target starts from: the answer to the empty caption, as published, or to the anchor",
         "enum": ["empty", "anchor"],
+        "default": "empty",
     },
 }
 

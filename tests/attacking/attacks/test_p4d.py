@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lethe.attacking import token_search
-from lethe.attacking.attacks import p4d, unlearn_diff_atk
+from lethe.attacking.attacks import p4d
+from lethe.params import rules
 from lethe.stage.record import Budget
 from lethe.texts import tokens
 from tests.attacking.attacks.searching import hearing, only
@@ -16,7 +17,7 @@ def run(own, folder, seed=0, **changed):
 
 
 def test_the_options_are_those_of_the_other_search():
-    assert p4d.OPTIONS == unlearn_diff_atk.OPTIONS
+    assert rules.options_of("attacks", "p4d") == rules.options_of("attacks", "unlearn_diff_atk")
 
 
 def test_the_target_is_what_the_dense_net_answers_to_the_clean_prompt(tiny_base, tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from lethe.erasing.erasers import conceptprune
 from lethe.files.errors import UserError
 from lethe.models import cutting, pipelines
 from lethe.models.schedulers import build_scheduler
-from lethe.params import options
+from lethe.params import rules
+from lethe.params.checking import check
 from lethe.stage.record import Budget
 from lethe.texts import templates
 from lethe.training.data import generator
@@ -343,8 +344,8 @@ def test_a_net_without_the_layers_is_refused(tiny):
 
 
 def test_options_are_a_schema():
-    rules = options.section_schema("erase_conceptprune", ("erasers", "conceptprune"))
-    options.check(OPTIONS | {"base_template": None}, rules, "erase.conceptprune")
+    schema = rules.section_schema("erase_conceptprune", ("erasers", "conceptprune"))
+    check(OPTIONS | {"base_template": None}, schema, "erase.conceptprune")
     for wrong, message in (
         ({"subjects": []}, "subjects"),
         ({"timesteps": 6}, r"timesteps: 6 is more than sampler_steps \(5\)"),
@@ -352,7 +353,7 @@ def test_options_are_a_schema():
         ({"layers": "ffn"}, "attn2.to_k"),
     ):
         with pytest.raises(UserError, match=message):
-            options.check(OPTIONS | wrong, rules, "erase.conceptprune")
+            check(OPTIONS | wrong, schema, "erase.conceptprune")
 
 
 def test_erasers_share_one_signature():

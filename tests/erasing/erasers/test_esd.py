@@ -7,7 +7,8 @@ from lethe.erasing.erasers import esd
 from lethe.files.errors import UserError
 from lethe.models import pipelines
 from lethe.models.schedulers import build_scheduler
-from lethe.params import options
+from lethe.params import rules
+from lethe.params.checking import check
 from lethe.stage.record import Budget
 from lethe.training import loop, trajectories
 from lethe.training.data import generator, shares
@@ -170,9 +171,9 @@ def test_a_run_stopped_within_a_window_ends_as_one_that_was_not(tiny_base, tmp_p
 
 
 def test_more_reuse_than_states_is_refused():
-    rules = options.section_schema("erase_esd", ("erasers", "esd"))
+    schema = rules.section_schema("erase_esd", ("erasers", "esd"))
     with pytest.raises(UserError, match=r"esd\.reuse: 7 is more than sampler_steps \(6\)"):
-        options.check(OPTIONS | {"reuse": 7, "sampler_steps": 6}, rules, "erase.esd")
+        check(OPTIONS | {"reuse": 7, "sampler_steps": 6}, schema, "erase.esd")
 
 
 def test_student_states_are_drawn_anew_each_step(base, tmp_path):

@@ -9,7 +9,8 @@ from lethe.erasing import debias, states
 from lethe.erasing.erasers import uce
 from lethe.files.errors import UserError
 from lethe.models import cutting
-from lethe.params import options
+from lethe.params import rules
+from lethe.params.checking import check
 from lethe.stage.record import Budget
 from tests.erasing.erasers.subjects import load
 
@@ -234,9 +235,9 @@ def test_equations_that_are_singular_are_refused():
 
 
 def test_options_are_a_schema():
-    rules = options.section_schema("erase_uce", ("erasers", "uce"))
-    options.check(OPTIONS, rules, "erase.uce")
-    options.check(OPTIONS | {"debias": DEBIAS}, rules, "erase.uce")
+    schema = rules.section_schema("erase_uce", ("erasers", "uce"))
+    check(OPTIONS, schema, "erase.uce")
+    check(OPTIONS | {"debias": DEBIAS}, schema, "erase.uce")
     for wrong, message in (
         ({"lamb": 0}, "lamb"),
         ({"alignment": "first"}, "last, span"),
@@ -244,7 +245,7 @@ def test_options_are_a_schema():
         ({"debias": DEBIAS | {"attributes": ["red"]}}, "attributes"),
     ):
         with pytest.raises(UserError, match=message):
-            options.check(OPTIONS | wrong, rules, "erase.uce")
+            check(OPTIONS | wrong, schema, "erase.uce")
 
 
 def test_rounds_move_the_shares_to_the_wanted_ones():

@@ -16,7 +16,8 @@ from lethe.measuring import judges, scoring
 from lethe.measuring.metrics import pair
 from lethe.measuring.values import mean
 from lethe.measuring.work import Work
-from lethe.params import options
+from lethe.params import rules
+from lethe.params.checking import check
 from lethe.texts.prompts import read_prompts
 from lethe.texts.rows import Prompt
 from tests import tiny_judges
@@ -167,12 +168,12 @@ def test_file_and_option(tmp_path):
             UserError, match=r"prompts\.csv, line 2, column pair: .* is not two texts, as a man\|a woman"
         ):
             read_prompts(path)
-    rule = options.schema()["properties"]["score"]["properties"]["pair"]
+    rule = rules.schema()["properties"]["score"]["properties"]["pair"]
     for good in (None, ["a man", "a woman"]):
-        options.check({"pair": good}, {"properties": {"pair": rule}}, "score")
+        check({"pair": good}, {"properties": {"pair": rule}}, "score")
     for bad in (["a man"], ["a man", "a man"], ["a man", " "], "a man|a woman"):
         with pytest.raises(UserError, match=r"^score\.pair"):
-            options.check({"pair": bad}, {"properties": {"pair": rule}}, "score")
+            check({"pair": bad}, {"properties": {"pair": rule}}, "score")
 
 
 def test_ateliers_clip_tells_houses_from_trees_and_counts_those_that_turned():
