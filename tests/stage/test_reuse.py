@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lethe.files.images import MANIFEST, SHEET, TAR
 from lethe.files.io import read_meta, result_folder, write_json
 from lethe.stage.record import Recorder
 from lethe.stage.reuse import settled
@@ -98,3 +99,17 @@ def test_an_unfinished_one_and_another_recipe_are_not_taken(other: Path) -> None
 def test_a_folder_of_ones_own_choice_takes_nothing(other: Path, tmp_path: Path) -> None:
     assert not settled(Path("out"), RECIPE)
     assert not settled(tmp_path / HERE.name, RECIPE)
+
+
+@pytest.mark.parametrize("sheet", [True, False])
+def test_pictures_are_taken_with_their_sheet_or_as_they_were_made_before_there_were_any(tmp_path, monkeypatch, sheet):
+    monkeypatch.chdir(tmp_path)
+    there, here = (Path(f"results/{name}/samples/base/b-{RECIPE}") for name in ("other", "mine"))
+    recorder = Recorder("sample", 1, RECIPE, {}, {})
+    with result_folder(there) as part:
+        for name in [TAR, MANIFEST, *([SHEET] if sheet else [])]:
+            (part / name).write_text(name)
+        recorder.write(part)
+    assert settled(there, RECIPE) and settled(here, RECIPE)
+    assert {path.name for path in here.iterdir()} == {path.name for path in there.iterdir()}
+    assert (here / SHEET).is_file() == sheet

@@ -266,8 +266,8 @@ def test_killed_while_drawing_and_run_again(ready, tiny_base, tmp_path, monkeypa
     assert 2 <= len(kept) < 8
     assert not out.exists() and not Path(f"{out}-samples").exists()
     told = []
-    make = score.sample.draw
-    monkeypatch.setattr(score.sample, "draw", lambda *given: (told.append(len(given[4])), make(*given))[1])
+    make = sample.draw
+    monkeypatch.setattr(sample, "draw", lambda *given: (told.append(len(given[4])), make(*given))[1])
     run(monkeypatch, *words(ready, out, *more, **changes))
     assert told == [8 - len(kept)]
     run(monkeypatch, *words(ready, tmp_path / "whole", *more, **changes))
@@ -278,10 +278,10 @@ def test_killed_while_drawing_and_run_again(ready, tiny_base, tmp_path, monkeypa
     assert not state.exists()
 
 
-def test_values_that_are_not_given_are_those_of_the_template(ready, tiny_base, tmp_path, monkeypatch, capsys):
+def test_values_that_are_not_given_are_the_defaults(ready, tiny_base, tmp_path, monkeypatch, capsys):
     flags = ["--model", tiny_base, "--prompts", ready["my"], "--out", tmp_path / "out", "--steps", 2, "--dry-run"]
     seen = []
-    monkeypatch.setattr(score.sample, "main", seen.append)
+    monkeypatch.setattr(sample, "main", seen.append)
     run(monkeypatch, *map(str, flags))
     drawn = dict(zip(seen[0][0::2], seen[0][1::2], strict=False))
     wanted = {"--sampler": "ddim", "--steps": "2", "--guidance": "7.5", "--tile": "8", "--resolution": "none"}

@@ -1,7 +1,9 @@
 """Erasers: a module each, with one function and a few constants that are read without importing it.
 
-    OPTIONS   JSON schema of its options. Two words more: "atMost": "sampler_steps" (not above that option), and
-              "with": {"student": {"reuse": 1}} (this value goes with that one alone)
+    OPTIONS   JSON schema of its options, each with a "default", the published value where there is one; without one it
+              must be given. {"$ref": "#/$defs/NAME"} is a rule that lethe/params/schema.yaml keeps for several. Two
+              words more: "atMost": "sampler_steps" (not above that option), and "with": {"student": {"reuse": 1}}
+              (this value goes with that one alone)
     NEEDS     ["concepts"], ["concepts", "data"]: encoded pictures of the concepts, and of fine-tuning
     ZEROES    True of one that sets weights to zero: where they are is told to attacks
     GUIDES    True of one that leaves the weights alone and acts while sampling; PASSES: its forwards a step
