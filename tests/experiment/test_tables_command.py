@@ -9,12 +9,13 @@ import yaml
 
 from lethe.experiment import tables
 from lethe.files.errors import UserError
+from lethe.params import options
 from tests.experiments import ROOT
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    values = yaml.safe_load((ROOT / "params/smoke.yaml").read_text())
+    values = options.load(ROOT / "params/smoke.yaml")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values | {"experiment": "mine"}))
     (tmp_path / "Snakefile").touch()
     (tmp_path / "reports/mine").mkdir(parents=True)

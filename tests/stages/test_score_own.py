@@ -267,7 +267,7 @@ def test_killed_while_drawing_and_run_again(ready, tiny_base, tmp_path, monkeypa
     assert not out.exists() and not Path(f"{out}-samples").exists()
     told = []
     make = sample.draw
-    monkeypatch.setattr(sample, "draw", lambda *given: (told.append(len(given[4])), make(*given))[1])
+    monkeypatch.setattr(sample, "draw", lambda *given: (told.append(len(given[5])), make(*given))[1])
     run(monkeypatch, *words(ready, out, *more, **changes))
     assert told == [8 - len(kept)]
     run(monkeypatch, *words(ready, tmp_path / "whole", *more, **changes))
