@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVE = """
 import gc, importlib, json, os, pkgutil, runpy, sys
 import lethe
-for package in (lethe, *(importlib.import_module(f"lethe.{name}") for name in ("report", "erasers", "solvers"))):
-    for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+apart = ("lethe.__main__", "lethe.bench", "lethe.atelier", "lethe.emoji", "lethe.pretraining", "lethe.measuring.detectors")
+for found in pkgutil.walk_packages(lethe.__path__, "lethe."):
+    if not found.name.startswith(apart):
         importlib.import_module(found.name)
 import open_clip
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
