@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVE = """
 import gc, importlib, json, os, pkgutil, runpy, sys
 import lethe
-apart = ("lethe.__main__", "lethe.bench", "lethe.atelier", "lethe.emoji", "lethe.pretraining", "lethe.measuring.detectors")
+apart = ("lethe.__main__", "lethe.bench", "lethe.atelier", "lethe.emoji", "lethe.pretraining")
 for found in pkgutil.walk_packages(lethe.__path__, "lethe."):
-    if not found.name.startswith(apart):
+    if not found.name.startswith((*apart, "lethe.measuring.detectors")):
         importlib.import_module(found.name)
 import open_clip
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
