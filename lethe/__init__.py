@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lethe.erasing.pipeline import load_pipeline
 
-__version__ = "0.1.0"  # nowhere else: pyproject.toml reads it here
+__version__ = "0.2.0"  # nowhere else: pyproject.toml reads it here
 __all__ = ["__version__", "load_pipeline"]
 
 
