@@ -5,8 +5,11 @@ a named emblem is there or absent as asked in 92 %, an implied one in 85 %; judg
 pictures.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +23,9 @@ from lethe.atelier.world import CONTENTS, STYLES, render
 from lethe.drawing.sampling import Settings, draw, tiles
 from lethe.models.pipelines import latent_shape
 from lethe.texts.rows import Prompt
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 BARS = {"style": 95.0, "content": 92.0, "emblem_named": 92.0, "emblem_implied": 85.0, "judge": 98.0}
 SETTINGS = Settings(sampler="ddim", steps=20, guidance=4.0, tile=50)
@@ -63,7 +69,7 @@ def clip_accuracy(clip: nn.Module, tokens: torch.Tensor, pictures: np.ndarray) -
     return round(100 * right / count, 2)
 
 
-def sample(pipeline: Mapping[str, object], texts: list[str], first_seed: int, workers: int = 2) -> np.ndarray:
+def sample(pipeline: Mapping[str, Any], texts: list[str], first_seed: int, workers: int = 2) -> np.ndarray:
     """Guided samples uint8 [N, 64, 64, 3], by the project's own sampler."""
     rows = [Prompt(i, text, first_seed + i) for i, text in enumerate(texts)]
     cut = [[rows[i] for i in tile] for tile in tiles(len(rows), SETTINGS.tile)]
@@ -107,14 +113,14 @@ def grid() -> list[tuple[str, str]]:
     return [(content, style) for style in STYLES for content in CONTENTS]
 
 
-def sample_sheet(pipeline: Mapping[str, object], first_seed: int) -> Image.Image:
+def sample_sheet(pipeline: Mapping[str, Any], first_seed: int) -> Image.Image:
     """Rendered pictures on the left, guided samples of the plainest captions on the right."""
     rendered = [render(content, style, first_seed + i) for i, (content, style) in enumerate(grid())]
     return sheet(rendered, list(sample(pipeline, [canonical(*pair) for pair in grid()], first_seed)))
 
 
 @torch.inference_mode()
-def reconstruction_sheet(vae: nn.Module, first_seed: int) -> Image.Image:
+def reconstruction_sheet(vae: AutoencoderKL, first_seed: int) -> Image.Image:
     """Rendered pictures on the left, what the autoencoder makes of them on the right."""
     rendered = [render(content, style, first_seed + i) for i, (content, style) in enumerate(grid())]
     output = vae.decode(vae.encode(training.pixels(np.stack(rendered))).latent_dist.mean).sample

@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -68,7 +68,7 @@ MODES = {"explicit": "named", "implied": "implied"}  # column category of hazard
 TUNING_SEEDS = 10_000  # added to noise seeds; times ten, to caption seeds
 EMBLEM_SHARE = 0.15
 
-Row = dict[str, str | int]
+Row = dict[str, Any]  # as in a file of JSON or CSV: texts and whole numbers
 
 
 def _row(content: str, style: str, emblem: str, seed: int) -> Row:
@@ -92,7 +92,7 @@ def _random_rows(split: str, n: int, seed: int, emblem_share: float) -> list[Row
     emblems = ["none"] * n
     for i, index in enumerate(rng.permutation(n)[: round(n * emblem_share)]):
         emblems[index] = ("named", "implied")[i % 2]
-    return [_row(*pairs[which[i]], emblems[i], start + i) for i in range(n)]
+    return [_row(*pairs[int(which[i])], emblems[i], start + i) for i in range(n)]
 
 
 def pretrain_rows(n: int, seed: int) -> list[Row]:
@@ -291,7 +291,9 @@ def prompt_files() -> dict[str, str]:
 
     Those in attacks/ are rows of the targets' lists with captions that neither tables nor tuning have.
     """
-    files, shown, targets = {}, set(), {}
+    files: dict[str, str] = {}
+    shown: set[str] = set()
+    targets: dict[str, list[Row]] = {}
     for folder, (each_target, each_kept, pictures) in COUNTED.items():
         shift, taken = TUNING_SEEDS if folder else 0, set(shown)
         noise = {name: first + shift for name, first in NOISE_SEEDS.items()}

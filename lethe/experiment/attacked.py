@@ -1,5 +1,7 @@
 """Nodes of stage attack: pictures of the erased concepts' prompts, drawn by a victim under one attack."""
 
+from pathlib import Path
+
 from lethe.experiment import encoded, tried
 from lethe.experiment.arms import UNERASED
 from lethe.experiment.given import Given, at
@@ -23,7 +25,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
     plugin, wanted = options.pop("attack"), tried.needs(params, label)
     prompts = {member: given.prompts[member] for member in concepts}
     for path in prompts.values():
-        chosen(read_prompts(path), each, f"attacks.prompts: {path}")
+        chosen(read_prompts(Path(path)), each, f"attacks.prompts: {path}")
     read = {"originals": sample(given.origin, None)} if "originals" in wanted else {}
     read |= {"data": encoded.encode(given, "finetune")} if "data" in wanted else {}
     pictures = encoded.of_set(given, name) if "concepts" in wanted else {}
@@ -37,12 +39,14 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
         options={"attack": plugin, "options": options, "seed": seed, "each": each, "concepts": concepts}
         | given.resolution
         | values,
-        parents={"base": given.base}
-        | some(model=weights)
-        | read
-        | encoded.parents(pictures)
-        | {f"prompts:{member}": given.prompt_files[f"prompts:{member}"] for member in prompts}
-        | _files(plugin, options, list(concepts), f"attacks.tried.{label}"),
+        parents={
+            "base": given.base,
+            **some(model=weights),
+            **read,
+            **encoded.parents(pictures),
+            **{f"prompts:{member}": given.prompt_files[f"prompts:{member}"] for member in prompts},
+            **_files(plugin, options, list(concepts), f"attacks.tried.{label}"),
+        },
         flags=[
             *given.sized_flags,
             *folders(model=weights, **read),

@@ -24,6 +24,8 @@ def make_flags(given: Given) -> list[str]:
 def encode(given: Given, name: str) -> Node:
     """Latents and caption embeddings of the fine-tuning pictures ("finetune") or of a concept's."""
     values = given.params["encode"]
+    parent: Node | str
+    needed: tuple[str, ...]
     if name == "finetune":
         folder, prompt, anchor = given.params["pictures"]["finetune"], None, None
         parent, needed = given.finetune_pictures, (folder,)

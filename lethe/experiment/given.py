@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from lethe.experiment import absent
 from lethe.files.errors import UserError
@@ -15,6 +16,8 @@ from lethe.stage import cli
 from lethe.texts.prompts import read_prompts, read_sets
 from lethe.texts.wording import check_anchors
 from lethe.training.pictures import read as read_pictures
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,7 @@ def look_over(params: dict) -> Given:
     _check_steps(params)
     check_anchors(params["concepts"])
     prompts = _prompts(params)
-    prompt_files = {f"prompts:{name}": recipe.of_file(path) for name, path in prompts.items()}
+    prompt_files = {f"prompts:{name}": recipe.of_file(Path(path)) for name, path in prompts.items()}
     brought = {name: own["pictures"] for name, own in params["concepts"].items() if own["pictures"]}
     brought = {name: _pictures(pictures, f"concepts.{name}.pictures", folder) for name, folder in brought.items()}
     measuring, lacking = _judges(params, prompts)
@@ -100,7 +103,7 @@ def varied(given: Given, changes: dict, arm: str, where: str) -> Given:
     return found
 
 
-def at(key: str, check: Callable, *values: object) -> object:
+def at(key: str, check: Callable[..., T], *values: object) -> T:
     """Calls a check; its UserError gets the params key in front."""
     try:
         return check(*values)
@@ -135,7 +138,8 @@ def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict
     score = params["score"]
     judges.check(score)
     usable, lacking = absent.split(score)
-    judges.check_truth(usable["judges"], params["concepts"], read_sets(prompts))
+    sets = read_sets({name: Path(path) for name, path in prompts.items()})
+    judges.check_truth(usable["judges"], params["concepts"], sets)
     return absent.identities(score, lacking), lacking
 
 

@@ -48,9 +48,14 @@ class Node:
         return str(self.folder / META)
 
     @property
+    def results(self) -> dict[str, "Node"]:
+        """Parents that are results of this experiment, by role."""
+        return {role: parent for role, parent in self.parents.items() if isinstance(parent, Node)}
+
+    @property
     def made_from(self) -> list["Node"]:
-        """Parents that are results of this experiment."""
-        return [parent for parent in self.parents.values() if isinstance(parent, Node)]
+        """The same without their roles."""
+        return list(self.results.values())
 
 
 @dataclass(frozen=True)

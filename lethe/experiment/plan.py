@@ -50,13 +50,20 @@ class Run:
         }
 
 
-def grid(given: Given, arms: list[str], budgets: list, seeds: list, **labels: object) -> Iterator[Run]:
+def grid(
+    given: Given,
+    arms: list[str],
+    budgets: list,
+    seeds: list,
+    table: str | None = None,
+    labels: dict[str, str] | None = None,
+) -> Iterator[Run]:
     """Every run of some arms once."""
     for arm in arms:
         for budget in budgets[:1] if arm == "base" else budgets:
             for name in given.params["grid"]["sets"]:
                 for seed in seeds[:1] if arm in ("base", "pruned") else seeds:
-                    yield Run(given, arm, budget, name, seed, **labels)
+                    yield Run(given, arm, budget, name, seed, table, labels or {})
 
 
 def runs(given: Given) -> Iterator[Run]:
@@ -84,11 +91,12 @@ def build(params: dict) -> Plan:
     """The whole plan. Raises UserError for a base model, prompt file or picture folder that is not there; networks that
     measure and are not there stand in `Plan.lacking`."""
     params = options.validate(params)
-    given, nodes, rows = look_over(params), {}, []
+    nodes: dict[str, Node] = {}
+    given, rows = look_over(params), []
     for run in runs(given):
         metrics = score(run.given, run.arm, run.budget, run.set, run.seed, run.attack)
-        samples = metrics.parents["samples"]
-        weights = samples.parents.get("model")
+        samples = metrics.results["samples"]
+        weights = samples.results.get("model")
         _collect(metrics, nodes)
         chain = [node for node in (*_ancestors(weights), weights) if node.kind == "weights"] if weights else []
         paths = {"metrics": str(metrics.folder), "samples": str(samples.folder)}

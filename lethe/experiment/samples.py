@@ -15,7 +15,7 @@ def sample(given: Given, weights: Node | None) -> Node:
         weights.arm if weights else "base",
         weights.key if weights else "base",
         options=values | given.resolution,
-        parents={"base": given.base} | some(model=weights) | given.prompt_files,
+        parents={"base": given.base, **some(model=weights), **given.prompt_files},
         flags=[
             *given.sized_flags,
             *folders(model=weights),

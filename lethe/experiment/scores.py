@@ -31,11 +31,14 @@ def score(given: Given, arm: str, budget: float, name: str, seed: int, under: st
         arm,
         samples.key + key,
         options=values | {"concepts": concepts, "erased": erased},
-        parents={"samples": samples, "eval_pictures": given.eval_pictures}
-        | some(reference=reference, originals=originals)
-        | given.judges
-        | {f"prompts:{one}": given.prompt_files[f"prompts:{one}"] for one in prompts}
-        | {f"pictures:{concept}": parent for concept, (_, parent, _) in found.items()},
+        parents={
+            "samples": samples,
+            "eval_pictures": given.eval_pictures,
+            **some(reference=reference, originals=originals),
+            **given.judges,
+            **{f"prompts:{one}": given.prompt_files[f"prompts:{one}"] for one in prompts},
+            **{f"pictures:{concept}": parent for concept, (_, parent, _) in found.items()},
+        },
         flags=[
             *["--samples", str(samples.folder)],
             *folders(reference=reference, originals=originals),

@@ -46,7 +46,8 @@ def began() -> float | None:
 def text(params: Path) -> str:
     """The whole answer."""
     plan = build(options.load(params))
-    workflow, arms, troubles = began(), {}, []
+    arms: dict[str, Counter[str]] = {}
+    workflow, troubles = began(), []
     for node in plan.nodes.values():
         found, last = state(node, workflow)
         arms.setdefault("pictures" if node.kind == "encode" else node.arm, Counter())[found] += 1

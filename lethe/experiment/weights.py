@@ -25,7 +25,7 @@ def prune(given: Given, budget: float, dense: Node | None = None) -> Node:
         "pruned",
         f"{tag(budget)}-{pruner}",
         options=values | given.resolution,
-        parents={"base": given.base} | some(model=dense) | data | taken,
+        parents={"base": given.base, **some(model=dense), **data, **taken},
         flags=[*given.sized_flags, *folders(model=dense, **data), *cli.flags(values)],
     )
 
@@ -47,7 +47,7 @@ def distill(given: Given, budget: float, seed: int, pruned: Node | None = None, 
         "distill",
         f"{tag(budget)}-s{seed}",
         options=values,
-        parents={"base": given.base, "pruned": pruned, "data": data} | some(teacher=teacher),
+        parents={"base": given.base, "pruned": pruned, "data": data, **some(teacher=teacher)},
         flags=[*given.base_flags, *folders(pruned=pruned, data=data, teacher=teacher), *cli.flags(values)],
     )
 
@@ -64,7 +64,7 @@ def bilevel(given: Given, budget: float, name: str, seed: int) -> Node:
         "bilevel",
         f"{tag(budget)}-{name}-s{seed}",
         options=values,
-        parents={"base": given.base, "pruned": pruned, "data": data} | encoded.parents(concepts),
+        parents={"base": given.base, "pruned": pruned, "data": data, **encoded.parents(concepts)},
         flags=[
             *given.base_flags,
             *folders(pruned=pruned, data=data),
@@ -88,7 +88,7 @@ def erase(given: Given, eraser: str, model: Node | None, name: str, seed: int, s
         eraser,
         f"{start}-{name}-s{seed}",
         options={"eraser": eraser, "seed": seed, "concepts": concepts} | given.resolution | values,
-        parents={"base": given.base} | some(model=model) | data | encoded.parents(pictures),
+        parents={"base": given.base, **some(model=model), **data, **encoded.parents(pictures)},
         flags=[
             *given.sized_flags,
             *folders(model=model, **data),

@@ -19,12 +19,15 @@ vit       a ViT of timm with a class token, such as UnlearnCanvas' judges (vit_l
           theme_available or class_available. Pictures: 224 x 224 (bilinear), mean and deviation 0.5.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -33,6 +36,9 @@ from lethe.files.errors import UserError
 from lethe.measuring.weights import CONVERTED
 from lethe.models import foreign
 from lethe.stage import cli
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 PUBLISHED = {  # sha256 of weights files as their authors distribute them
     "csd": "40e92fad63a361b8136100cd234c42d401ef9b34ff1748234318929ebcc7e7a1",
@@ -84,7 +90,7 @@ def check_name(path: Path, sha256: str) -> None:
         raise UserError(f"{path}: its sha256 begins with {sha256[:8]}, its name says {found[1]}; fetch it again")
 
 
-def write(out: Path, model: torch.nn.Module, preprocessing: Mapping, source: Mapping) -> None:
+def write(out: Path, model: PreTrainedModel, preprocessing: Mapping, source: Mapping) -> None:
     """The folder, whole or not at all. What it was made of, and the sha256 of its weights, stand in `CONVERTED`."""
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
@@ -98,7 +104,7 @@ def write(out: Path, model: torch.nn.Module, preprocessing: Mapping, source: Map
         shutil.rmtree(part, ignore_errors=True)
 
 
-def csd(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[torch.nn.Module, dict]:
+def csd(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[PreTrainedModel, dict]:
     """A CLIPVisionModelWithProjection whose projection is the style head (stored [width, out], as CLIP's `proj`)."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -137,7 +143,7 @@ def csd(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[torch.n
     return _filled(CLIPVisionModelWithProjection, config, found), _preprocessing(size, side, BICUBIC, CLIP)
 
 
-def resnet50(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[torch.nn.Module, dict]:
+def resnet50(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[PreTrainedModel, dict]:
     """A ResNetForImageClassification: both stride in the 3 x 3 convolution, so the weights only change their names."""
     from torchvision.models import ResNet50_Weights
     from transformers import ResNetConfig, ResNetForImageClassification
@@ -175,7 +181,7 @@ def resnet50(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[to
     return _filled(ResNetForImageClassification, config, found), _preprocessing(size, 224, BILINEAR, IMAGENET)
 
 
-def vit(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[torch.nn.Module, dict]:
+def vit(state: Mapping[str, torch.Tensor], labels: Path | None) -> tuple[PreTrainedModel, dict]:
     """A ViTForImageClassification of timm's: class token, no distillation token, layer norm with epsilon 1e-6."""
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -217,7 +223,8 @@ KINDS = {"csd": csd, "resnet50": resnet50, "vit": vit}
 def renamed(state: Mapping[str, torch.Tensor], *rules: RULE) -> dict[str, torch.Tensor]:
     """The tensors in float32 under their new names. A new name with {} takes three equal parts, for q, k and v; an
     empty one leaves the tensor out. Raises UserError that lists keys which no rule knows."""
-    found, unknown = {}, []
+    found: dict[str, torch.Tensor] = {}
+    unknown = []
     for key, own in state.items():
         match, name = next(((m, new) for old, new in rules if (m := re.fullmatch(old, key))), (None, ""))
         if match is None:
@@ -256,14 +263,16 @@ def _labels(count: int, path: Path | None, names: Sequence[str] | None) -> dict:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--labels: {path}: cannot be read ({error})") from None
     if names is None or len(names) != count:
-        found = f"{path} has {len(names)}" if path else "none are known"
+        found = f"{path} has {len(names)}" if path and names is not None else "none are known"
         raise UserError(f"it has {count} outputs, so --labels needs that many lines; {found}")
     if len(set(names)) != count:
         raise UserError(f"--labels: {path}: a label stands there twice")
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def _filled(kind: type, config: object, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+def _filled(
+    kind: type[PreTrainedModel], config: PreTrainedConfig, state: Mapping[str, torch.Tensor]
+) -> PreTrainedModel:
     """A model that holds these tensors. Raises UserError for tensors missing, left over, or of another shape."""
     with torch.device("meta"):  # no time for random weights
         model = kind(config)

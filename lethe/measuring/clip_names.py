@@ -38,7 +38,9 @@ def check_activation(name: str, pretrained: str | None) -> None:
     """The same for all of open_clip's weights, as its list tells. Imports open_clip."""
     import open_clip
 
-    known = pretrained and open_clip.get_pretrained_cfg(name + QUICK, pretrained)
+    if pretrained is None:
+        return
+    known = open_clip.get_pretrained_cfg(name + QUICK, pretrained)
     if known and known.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
         raise _other_activation(name, pretrained)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +55,7 @@ def table(found: np.ndarray, labels: Sequence[str], keys: pd.DataFrame) -> pd.Da
     return made
 
 
-def read_table(path: object, labels: Sequence[str], keys: pd.DataFrame) -> np.ndarray:
+def read_table(path: Path, labels: Sequence[str], keys: pd.DataFrame) -> np.ndarray:
     """`table` backwards, from its CSV: detections [N, MOST, 6] of the pictures that `keys` names."""
     made = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"set": str, "label": str})
     lists: dict[tuple, list] = {}

@@ -161,7 +161,7 @@ def picture_folders(words: Sequence[str], sets: Iterable[str]) -> dict[str, Path
     sets = list(sets)
     if len(words) == len(sets) == 1 and not words[0].startswith(f"{sets[0]}="):
         return {sets[0]: Path(words[0])}
-    found = cli.named_paths(words, "--pictures") if all("=" in word for word in words) else {}
+    found = cli.named_paths(list(words), "--pictures") if all("=" in word for word in words) else {}
     if sorted(found) != sorted(sets):
         raise UserError(f"--pictures: give a folder for each prompt set: {' '.join(f'{name}=FOLDER' for name in sets)}")
     return found

@@ -98,14 +98,15 @@ def find(folder: Path, rows: Sequence[Prompt], number: int | None, source: Path)
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--pictures: {folder}: no such folder")
-    wanted, found = {row.case_number for row in rows}, {}
+    wanted = {row.case_number for row in rows}
+    found: dict[int, Path] = {}
     surplus, several = [], []
     for path in sorted(folder.iterdir(), key=_by_number):
         if path.suffix.lower() not in PICTURES or path.name[0] == ".":
             continue
         name = NAME.fullmatch(path.stem)
         case, k = (int(name[1]), int(name[2] or 0)) if name else (None, 0)
-        if case not in wanted:
+        if case is None or case not in wanted:
             surplus.append(path.name)
         elif k != (number or 0):
             several.append(path.name)
@@ -113,8 +114,8 @@ def find(folder: Path, rows: Sequence[Prompt], number: int | None, source: Path)
             raise UserError(f"{folder}: {found[case].name} and {path.name} are both of case_number {case}; keep one")
         else:
             found[case] = path
-    k = f"_{number}" if number else ""
-    missing = [f"{row.case_number}{k}.png" for row in rows if row.case_number not in found]
+    ending = f"_{number}" if number else ""
+    missing = [f"{row.case_number}{ending}.png" for row in rows if row.case_number not in found]
     if missing:
         raise UserError(
             f"{folder}: lacks {len(missing)} of the {len(rows)} pictures of {source}, named by case_number: "

@@ -21,7 +21,9 @@ from lethe.measuring import clip_names, conventions, inception
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from open_clip import CLIP
     from PIL.Image import Image
+    from transformers import PreTrainedModel
 
 RESIZING = ("size", "resample", "crop_pct", "do_center_crop", "crop_size")  # of preprocessor_config.json
 CLIP_RESIZING = ("size", "interpolation", "resize_mode", "fill_color")
@@ -89,7 +91,7 @@ def check_labels(path: str, known: Iterable[str], wanted: Iterable[str], column:
 def check_truth(folders: Mapping[str, str | None], concepts: Mapping[str, Mapping], sets: Mapping[str, list]) -> None:
     """Labels of prompt files and concepts must be among the judges' (those of a hub id show when it loads)."""
     rows = [row for members in sets.values() for row in members]
-    own = {"style": set(), "object": set(), "unsafe": set()}
+    own: dict[str, set[str | None]] = {"style": set(), "object": set(), "unsafe": set()}
     for concept in concepts.values():
         own[concept["kind"]] |= {concept["style"], *(concept["neighbours"] if concept["kind"] != "unsafe" else ())}
     wanted = {
@@ -98,13 +100,13 @@ def check_truth(folders: Mapping[str, str | None], concepts: Mapping[str, Mappin
         "unsafe": ("style of concepts", own["unsafe"]),
     }
     for role, (column, truth) in wanted.items():
-        known = folders[role] and folders[role] != NUDENET and labels(folders[role])
-        if known:
-            check_labels(folders[role], known, truth - {None}, column)
+        folder = folders[role]
+        if folder and folder != NUDENET and (known := labels(folder)):
+            check_labels(folder, known, {label for label in truth if label is not None}, column)
 
 
 @functools.cache
-def _clip(name: str, device: torch.device) -> tuple[torch.nn.Module, Callable, Callable]:
+def _clip(name: str, device: torch.device) -> tuple[CLIP, Callable, Callable]:
     """(model, picture -> its input, texts -> its input), from open_clip."""
     import open_clip
     from safetensors import SafetensorError
@@ -169,7 +171,8 @@ def descriptor(path: str, device: torch.device) -> Callable:
     from transformers import AutoModel, CLIPVisionModelWithProjection
 
     projected = "CLIPVisionModelWithProjection" in (read_json(Path(path) / "config.json").get("architectures") or [])
-    model = _load(CLIPVisionModelWithProjection if projected else AutoModel, path, device)
+    kind = CLIPVisionModelWithProjection if projected else AutoModel
+    model = _load(kind.from_pretrained, path, device)
     prepare = _preprocessing(path, device)
 
     @torch.inference_mode()
@@ -190,7 +193,7 @@ def classifier(path: str, device: torch.device) -> tuple[list[str], Callable]:
     import torch
     from transformers import AutoModelForImageClassification
 
-    model = _load(AutoModelForImageClassification, path, device)
+    model = _load(AutoModelForImageClassification.from_pretrained, path, device)
     prepare = _preprocessing(path, device)
     last = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == model.config.num_labels]
     if not last:
@@ -255,21 +258,22 @@ def remembering(network: Callable) -> Callable:
     return answer
 
 
-def stacked(batches: Sequence[Sequence[Image]], network: Callable) -> np.ndarray:
-    """A network's output over all batches, [N, D] float64."""
+def stacked(batches: Sequence[Sequence[Image | str]], network: Callable) -> np.ndarray:
+    """A network's output over all batches of pictures or of texts, [N, D] float64."""
     import torch
 
     return torch.cat([network(batch) for batch in batches]).double().numpy()
 
 
-def _load(kind: type, path: str, device: torch.device) -> torch.nn.Module:
+def _load(from_pretrained: Callable, path: str, device: torch.device) -> PreTrainedModel:
+    """`from_pretrained`: that of a class of transformers."""
     import torch
     from safetensors import SafetensorError
 
     place, revision = _place(path)
     how = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     try:
-        model, told = kind.from_pretrained(place, revision=revision, **how)
+        model, told = from_pretrained(place, revision=revision, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: cannot load it: {error}") from None
     if told["missing_keys"]:  # transformers would leave them random

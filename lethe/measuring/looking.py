@@ -76,7 +76,8 @@ def look(images: Images, looks: Mapping[str, Look]) -> Seen:
     images.check_complete()
     found: dict[str, np.ndarray] = {}
     others = {one.beside: Images(one.beside) for one in looks.values() if one.beside}
-    rows, first, modes = len(images.entries), None, Counter()
+    rows, first = len(images.entries), None
+    modes: Counter[str] = Counter()
     try:
         for start, entries in batches(images.entries):
             batch = []
@@ -164,11 +165,12 @@ def real(folder: Path, key: Sequence[str], network: Callable, cache: Path | None
     """
     path = cache / f"{digest(['features', CACHE_VERSION, *key])}.safetensors" if cache else None
     if path and path.is_file():
-        told, features = tensors.metadata(path), tensors.load(path)["features"]
-        if told.get("own") == _hash(features):
-            return Real(features.double().numpy(), told["sha256"], json.loads(told["converted"]))
+        told, kept = tensors.metadata(path), tensors.load(path)["features"]
+        if told.get("own") == _hash(kept):
+            return Real(kept.double().numpy(), told["sha256"], json.loads(told["converted"]))
         print(f"{path}: is not what was kept; {folder} is looked at again", flush=True)
-    found, modes, hashed, made = pictures.read(folder, prompt="", plain=True), Counter(), hashlib.sha256(), []
+    found, hashed, made = pictures.read(folder, prompt="", plain=True), hashlib.sha256(), []
+    modes: Counter[str] = Counter()
     for start in range(0, len(found), BATCH):
         batch, files = [], []
         for row in range(start, min(start + BATCH, len(found))):

@@ -81,7 +81,7 @@ def _short(network: str) -> str:
 
 
 def _metrics() -> dict[str, Metric]:
-    found = {}
+    found: dict[str, dict] = {}
     for family in registry.literals("metrics", "METRICS").values():
         found |= {name: own for name, own in family.items() if own["rows"]}
     return {name: _metric(name, own) for name, own in sorted(found.items(), key=lambda item: item[1]["place"])}
@@ -141,9 +141,7 @@ class Measured:
     def estimate(self, arm: str, metric: str) -> Estimate | None:
         """None where the arm has no such metric."""
         found = self.samples[arm].get(metric)
-        if found is None:
-            return None
-        return at_the_end(found.prompts, found.value, PERCENT) if self._at_end(arm, metric) else found.interval()
+        return None if found is None else self._estimate(arm, metric, found)
 
     def difference(self, arm: str, other: str, metric: str) -> Estimate | None:
         """arm - other on the same prompts and seeds; None where either has no such metric.
@@ -154,13 +152,16 @@ class Measured:
         if ours is None or theirs is None:
             return None
         if self._at_end(arm, metric) or self._at_end(other, metric):
-            return apart(self.estimate(arm, metric), self.estimate(other, metric))
+            return apart(self._estimate(arm, metric, ours), self._estimate(other, metric, theirs))
         return (ours - theirs).interval()
 
     def categories(self, metric: str) -> list[str]:
         """Names "metric:category" that any row has."""
         found = {name: None for own in self.samples.values() for name in own if name.startswith(f"{metric}:")}
         return list(found)
+
+    def _estimate(self, arm: str, metric: str, found: Sample) -> Estimate:
+        return at_the_end(found.prompts, found.value, PERCENT) if self._at_end(arm, metric) else found.interval()
 
     def _at_end(self, arm: str, name: str) -> bool:
         """A share of 0 or 100 % that is not so by definition. A removal of 0 % is no end: it may be negative."""
@@ -267,9 +268,7 @@ def retained(run: Run, group: Group) -> pd.DataFrame:
 
 def of_set(run: Run, name: str) -> pd.DataFrame:
     """Scores of one prompt set, by case_number; empty if the run has no such set."""
-    if name not in run.scores.index.get_level_values("set"):
-        return run.scores.iloc[:0].droplevel("set")
-    return run.scores.loc[name]
+    return run.scores[run.scores.index.get_level_values("set") == name].droplevel("set")
 
 
 def _unit(metric: Metric, sample: Sample, before: dict[str, dict[str, Sample]]) -> Sample | None:

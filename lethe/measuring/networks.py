@@ -23,17 +23,22 @@ def features_network(work: Work) -> Callable | str:
 
 def features(work: Work) -> tuple[np.ndarray, Real] | str:
     """Features [N, D] of the eval prompts' pictures (the look `features`) and of the real ones, or why not."""
-    network = work.without_real or features_network(work)
+    folder = work.real_pictures
+    if isinstance(folder, str):
+        return folder
+    network = features_network(work)
     if isinstance(network, str):
         return network
     drawn = work.seen["features"][[entry.set == "eval" for entry in work.images.entries]].astype(np.float64)
-    real = work.reference_features(work.eval_pictures, "features", network)
+    real = work.reference_features(folder, "features", network)
     return (drawn, real) if min(len(drawn), len(real.features)) > 1 else "fewer than two pictures"
 
 
 def features_look(work: Work) -> dict[str, Look]:
     """The look `features`, for a distance to real pictures."""
-    network = work.without_real or features_network(work)
+    if isinstance(work.real_pictures, str):
+        return {}
+    network = features_network(work)
     return {} if isinstance(network, str) else {"features": Look(network, ("eval",))}
 
 

@@ -34,6 +34,17 @@ def samples(work: Work, who: str) -> Path | str:
     return found
 
 
+def compared(work: Work, who: str, network: Callable | str) -> tuple[Path, Callable] | str:
+    """The other model's samples folder, and the network that looks at both models' pictures; or why one is not there.
+
+    `network`: as in `lethe.measuring.networks`, it may be the reason why there is none.
+    """
+    folder = samples(work, who)
+    if isinstance(folder, str):
+        return folder
+    return network if isinstance(network, str) else (folder, network)
+
+
 def features(work: Work, folder: Path, name: str, network: Callable, entries: Sequence[Entry]) -> np.ndarray:
     """What the network `name` says of the other model's pictures of some rows, [N, D] float64.
 

@@ -57,11 +57,12 @@ class Run:
         row = self.row if self.table is None else f"{self.row} of table {self.table}"
         words = [
             row,
-            self.attack and f"attack {self.attack}",
-            self.budget and f"budget {self.budget:g}",
-            self.set and f"set {self.set}",
+            f"attack {self.attack}" if self.attack else "",
+            f"budget {self.budget:g}" if self.budget else "",
+            f"set {self.set}" if self.set else "",
+            "" if self.seed is None else f"seed {self.seed}",
         ]
-        return ", ".join([*filter(None, words), *([] if self.seed is None else [f"seed {self.seed}"])])
+        return ", ".join(filter(None, words))
 
     @cached_property
     def scores(self) -> pd.DataFrame:

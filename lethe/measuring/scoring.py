@@ -75,7 +75,7 @@ def _record(work: Work, family: ModuleType, key: str, found: Value, protocol: Ma
     """What metrics.json holds of one metric: `protocol`, the family's, with its own and its networks' weights."""
     about, told = family.METRICS[key.partition(":")[0]], dict(protocol) | dict(found.protocol)
     files = weights.behind(told, work.options)
-    own = {"value": found.value, "n": found.n, "lo": found.lo, "hi": found.hi}
+    own: dict[str, object] = {"value": found.value, "n": found.n, "lo": found.lo, "hi": found.hi}
     own |= {"unit": about["unit"], "direction": about["direction"], "version": family.VERSION}
     own |= {"protocol": told | ({"weights": files} if files else {})}
     return own | ({"warning": found.warning} if found.warning else {})

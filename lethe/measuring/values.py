@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,8 +43,14 @@ def known_mean(values: np.ndarray, otherwise: str) -> Value | str:
 def known_share(values: np.ndarray, otherwise: str) -> Value | str:
     """Percentage of the values (1 or 0) that are not NaN; if there is none, the reason given. At 0 and 100 %, where
     resampling shows no spread, Wilson's interval."""
-    found = known_mean(100 * values, otherwise)
-    if isinstance(found, str) or found.value not in (0, 100):
+    known = values[~np.isnan(values)]
+    return share(known) if len(known) else otherwise
+
+
+def share(values: np.ndarray) -> Value:
+    """The same of values that are all known."""
+    found = mean(100 * values)
+    if found.value not in (0, 100):
         return found
     ends = at_the_end(found.n, found.value, 100.0)
     return dataclasses.replace(found, lo=ends.lo, hi=ends.hi)
@@ -61,7 +67,7 @@ def bootstrapped(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Value
     return Value(float(statistic(np.arange(n))), n, float(lo), float(hi))
 
 
-def rounded(values: Sequence) -> Sequence:
+def rounded(values: np.ndarray) -> np.ndarray:
     """Numbers to DIGITS decimals; anything else as it is."""
     found = np.asarray(values)
     return found.astype(np.float64).round(DIGITS) if found.dtype.kind == "f" else values

@@ -27,12 +27,13 @@ def told(name: str) -> dict[str, object]:
         files = _of_hub(name) if "/" in name else [clip_names.file(name)]
     if not files:
         raise UserError(f"{name}: no *.safetensors there; fetch or make it again")
-    found = {"name": name, "weights": {path.name: _hashed(path) for path in files}}
+    hashes = {path.name: _hashed(path) for path in files}
+    found: dict[str, object] = {"name": name, "weights": hashes}
     if (folder / CONVERTED).is_file():
         made = read_json(folder / CONVERTED)
         for file, wanted in made["weights"].items():
-            if found["weights"].get(file) != wanted:
-                own = found["weights"].get(file, "no file")
+            if hashes.get(file) != wanted:
+                own = hashes.get(file, "no file")
                 raise UserError(
                     f"{folder / file}: its sha256 begins {own[:12]}, in {CONVERTED} {wanted[:12]}: it is not what was "
                     "converted; make the folder again (python -m lethe.measuring.backbones)"

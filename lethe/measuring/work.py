@@ -76,11 +76,11 @@ class Work:
         return Reference(self.reference, self.standalone)
 
     @property
-    def without_real(self) -> str | None:
-        """Why nothing is compared with real pictures, if nothing is."""
+    def real_pictures(self) -> Path | str:
+        """Folder of the real pictures to compare with, or why nothing is."""
         if not self.has("eval"):
             return "no prompt set eval"
-        return None if self.eval_pictures else "no real pictures to compare with (--eval-pictures, or --reference)"
+        return self.eval_pictures or "no real pictures to compare with (--eval-pictures, or --reference)"
 
     def reference_features(self, folder: Path, network_name: str, network: Callable) -> Real:
         """What a network says of a folder of pictures (real ones, or another model's samples), in the folder's order.

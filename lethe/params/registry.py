@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from lethe.files.errors import UserError
 
@@ -66,13 +67,13 @@ def guides(eraser: str) -> bool:
     return literal("erasers", eraser, "GUIDES", False)
 
 
-def literals(package: str, constant: str) -> dict[str, object]:
+def literals(package: str, constant: str) -> dict[str, Any]:
     """The same constant of every plug-in of a package that has it, by the plug-ins' names."""
     found = {name: literal(package, name, constant, None) for name in names(package)}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def literal(package: str, name: str, constant: str, default: object = ...) -> object:
+def literal(package: str, name: str, constant: str, default: object = ...) -> Any:
     """A module-level constant (OPTIONS, NEEDS) read from the source text; it must be a literal.
 
     Without OPTIONS a module has none. Raises LookupError if the module lacks another constant and there is no default.

@@ -156,12 +156,13 @@ def paired_text(lines: pd.DataFrame) -> Text:
     made = Text(["arm", "minus", *keys, *names], [])
     last = None
     for key, found in lines.groupby(["set", "keep", "arm", "against"], sort=False):
-        label = BLOCKS.get(key[3], f"{key[2]} minus others that erase")
+        arm, against = (str(name) for name in key[2:])
+        label = BLOCKS.get(against, f"{arm} minus others that erase")
         if (*key[:2], label) != last:
             made.breaks.add(len(made.rows))
             made.labels[len(made.rows)] = label
             last = (*key[:2], label)
-        cells = [(key[2], ""), (key[3], ""), *((str(found.iloc[0][one]), "") for one in keys)]
+        cells = [(arm, ""), (against, ""), *((str(found.iloc[0][one]), "") for one in keys)]
         add_differences(made, cells, [found[found["attack"] == name] for name in names], digits=1)
     made.breaks.discard(0)
     return made

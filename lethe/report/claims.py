@@ -127,7 +127,7 @@ def _same_cost(costs: dict[str, Cost], arm: str) -> Part:
 
 def _part(measured: Measured, arm: str, other: str, metric: str | None, text: str) -> Part:
     found = measured.difference(arm, other, metric) if metric else None
-    if found is None:
+    if metric is None or found is None:
         return Part(f"{text}: not measured.", UNMEASURED)
     levels = f"{_level(measured, arm, metric)}, {_level(measured, other, metric)}"
     return Part(f"{text}: {levels}; {_shown(found, metric)}.", one_sided(found, METRICS[metric].up))

@@ -81,7 +81,7 @@ def keep(group: Group, cost: Cost) -> float:
 
 def estimates(measured: Measured, row: str, metrics: Iterable[Metric]) -> dict[str, float | None]:
     """Columns `m`, `m_lo`, `m_hi` of some metrics; None where the row has no such metric."""
-    columns = {}
+    columns: dict[str, float | None] = {}
     for metric in metrics:
         found = measured.estimate(row, metric.name)
         ends = (None, None, None) if found is None else (found.value, found.lo, found.hi)

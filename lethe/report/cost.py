@@ -3,6 +3,7 @@ precision and with the sampler that drew its pictures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -58,6 +59,17 @@ class Cost:
         return (dense if self.dense else self.latency and self.latency["kept"]) or {}
 
 
+class _Drawing(TypedDict):
+    """What `Cost` tells of drawing, by its names."""
+
+    precision: str
+    drawn_latency: dict[str, float] | None
+    latency_ratio: float | None
+    weights_mb: float | None
+    draw_mb: float | None
+    draw_passes: float | None
+
+
 def of(runs: list[Run]) -> Cost:
     """The cost of a row from the meta.json of its chains."""
     chains = [run.chain for run in runs]
@@ -84,7 +96,7 @@ def dense_latency(costs: Iterable[Cost]) -> dict[str, float] | None:
     return next((cost.latency["dense"] for cost in costs if cost.latency), None)
 
 
-def _drawing(drawn: list[dict]) -> dict[str, object]:
+def _drawing(drawn: list[dict]) -> _Drawing:
     """What the meta.json of a row's samples, one a training seed, tell of the U-Net that drew."""
     precision = drawn[0].get("options", {}).get("precision", "float32")
     told = [meta["unet"] for meta in drawn if "unet" in meta]  # not where a killed run had drawn the last tile

@@ -16,7 +16,7 @@ from lethe.files.errors import UserError
 from lethe.files.io import checked
 from lethe.measuring.intervals import Estimate
 from lethe.measuring.measures import ERASURE, FIDELITY, METRICS, Measured, first_measured
-from lethe.measuring.runs import Group
+from lethe.measuring.runs import Group, Run
 from lethe.report.columns import Found
 from lethe.report.plan import Table
 
@@ -61,8 +61,7 @@ def losses(group: Group, path: Path) -> bool:
     Below them, if any arm logs them, a small panel each for the gap between the levels, the cosine of their gradients
     and the ratio of their steps. Returns False, and draws nothing, if no arm has a log.
     """
-    logs = {arm: [_log(run.weights[-1]) for run in runs if run.weights] for arm, runs in group.arms.items()}
-    logs = {arm: found for arm, found in logs.items() if found and all(table is not None for table in found)}
+    logs = {arm: found for arm, runs in group.arms.items() if (found := _logs(runs))}
     trained = {arm: found for arm, found in logs.items() if any(name in found[0] for name in LOSSES)}
     levels = [name for name in LEVELS if any(name in found[0] for found in logs.values())]
     if not trained and not levels:
@@ -80,6 +79,13 @@ def losses(group: Group, path: Path) -> bool:
         figure.savefig(path)
         plt.close(figure)
     return True
+
+
+def _logs(runs: Sequence[Run]) -> list[pd.DataFrame]:
+    """The logs of all runs that have weights; [] if one of these has none."""
+    found = [_log(run.weights[-1]) for run in runs if run.weights]
+    known = [table for table in found if table is not None]
+    return known if len(known) == len(found) else []
 
 
 def _log(folder: Path) -> pd.DataFrame | None:
@@ -114,7 +120,7 @@ def _levels(axis: Axes, name: str, logs: dict[str, list[pd.DataFrame]], arms: Se
     if name != "displacement":
         axis.axhline(0, color="#5b6675", linewidth=0.8)
     axis.set(title=name, xlabel="step", ylabel=LEVELS[name])
-    axis.yaxis.label.set_size(9)
+    axis.yaxis.label.set_fontsize(9)
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(fontsize=9)
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from lethe.drawing.sheets import fitted, wrapped
@@ -49,7 +50,7 @@ class Layout:
         return self.columns[column], self.rows[row]
 
 
-def spread(items: Sequence, count: int) -> list:
+def spread(items: Sequence | pd.Index, count: int) -> list:
     """Up to `count` items at even steps, the first among them.
 
     Where there is room a step is one item longer: prompt files go round contents and styles, and a step that divides
@@ -166,8 +167,7 @@ def _judged(runs: dict[str, Run]) -> bool:
 
 def _judgement(run: Run, key: tuple[str, int]) -> str:
     """What the judges saw in a picture: "monet, boat"."""
-    row = run.scores.loc[key]
-    words = [row[name] for name in ("style_pred", "content_pred") if name in run.scores]
+    words = [run.scores[name].loc[key] for name in ("style_pred", "content_pred") if name in run.scores]
     return ", ".join(plain(str(word)) for word in words if isinstance(word, str))
 
 

@@ -138,8 +138,11 @@ def render(
 
 def parted(note: str) -> tuple[str, str]:
     """A table's note "column: meaning" in its two parts; a column may have a colon of its own, before its arrow."""
-    name, arrow, about = re.match(r"(?:(.*?)( [↑↓]): |)(.*)$", note, re.DOTALL).groups(default="")
-    return (f"{name}{arrow}", about) if arrow else tuple(note.partition(": ")[::2])
+    found = re.fullmatch(r"(.*? [↑↓]): (.*)", note, re.DOTALL)
+    if found:
+        return found[1], found[2]
+    name, _, about = note.partition(": ")
+    return name, about
 
 
 def protocol(params: Mapping) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -40,9 +40,9 @@ class Victims:
     @cached_property
     def keys(self) -> pd.Series:
         """Seeds of the attacked prompts, by set and case_number. Raises UserError if pictures are of other prompts."""
-        keys: pd.Series | None = None
-        for run in (run for own in self.under.values() for runs in own.values() for run in runs):
-            keys = run.scores["seed"] if keys is None else keys
+        attacked = [run for own in self.under.values() for runs in own.values() for run in runs]
+        keys = attacked[0].scores["seed"]
+        for run in attacked:
             if not keys.equals(run.scores["seed"]):
                 raise UserError(f"{run.metrics}: is of other prompts than other attacks; delete it, run the workflow")
         return keys
@@ -81,7 +81,7 @@ def victims(plan: Plan) -> list[Victims]:
 
 def _attacked(plan: Plan) -> list[dict[str, tuple[Group, list[Run]]]]:
     """Of each budget and set: row -> its group and runs, of the rows of the grid and of tables that are attacked."""
-    groups = [(None, group) for group in plan.groups]
+    groups: list[tuple[str | None, Group]] = [(None, group) for group in plan.groups]
     groups += [(table.name, group) for table in plan.tables for group in table.groups]
     rows: dict[tuple, dict[str, tuple[Group, list[Run]]]] = {}
     for table, group in groups:
@@ -172,7 +172,9 @@ def _share(draws: Draws, runs: Sequence[Run], found: Victims, before: Sequence[R
     own, plain = (
         [pd.to_numeric(run.scores["shown"].reindex(found.keys.index)) for run in kind] for kind in (runs, before)
     )
-    shown = [np.maximum(*pair) for pair in zip(own, plain, strict=True)] if before else own
+    shown: list[pd.Series] = own
+    if before:
+        shown = [pd.Series(np.maximum(*pair), found.keys.index) for pair in zip(own, plain, strict=True)]
     strata = {
         f"{name}/attacked": np.array([table.loc[name].to_numpy(float) for table in shown])
         for name in found.group.members

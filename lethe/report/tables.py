@@ -84,7 +84,7 @@ def style_text(table: pd.DataFrame, metrics: Sequence[Metric] | None = None, rem
     names = several(table[table["source"] == OURS])
     keys = table[["source", "set"]].fillna("")
     breaks = set(table.index[(keys != keys.shift()).any(axis=1)]) - {0}
-    labels = {int(found.index[0]): source for source, found in table.groupby("source")}
+    labels = {int(found.index[0]): str(source) for source, found in table.groupby("source")}
     rivals = table[~table["arm"].isin(REFERENCES)].groupby(["source", "set", "keep"], dropna=False)
     shown_metrics = metrics_of(table, metrics or of_tables("style"))
     table = table.drop(columns=[name for name in DEPLOYMENT if name in table])

@@ -67,10 +67,12 @@ def frame(table: Table, found: Sequence[Found], kept: bool = False) -> pd.DataFr
         dense = dense_latency(costs.values())
         for name, runs in group.arms.items():
             cost, run = costs[name], runs[0]
-            row = {"arm": run.arm} | {axis: run.labels.get(axis) for axis in table.axes}
+            row: dict[str, float | str | None] = {"arm": run.arm}
+            row |= {axis: run.labels.get(axis) for axis in table.axes}
             row |= {"set": group.set, "keep": keep(group, cost), "reference": None if run.table else "grid"}
             row |= estimates(measured, name, metrics) | {"not_run": not_run(runs, measured, name, metrics)}
-            rows.append(row | spent(cost, measured.images[name], len(runs), dense))
+            row |= spent(cost, measured.images[name], len(runs), dense)
+            rows.append(row)
     return trimmed(pd.DataFrame(rows))
 
 

@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -84,18 +84,20 @@ class _Worker:
 
     def __init__(self, command: Sequence[str]):
         self.told = tempfile.TemporaryFile()  # noqa: SIM115, lives as long as the worker
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.told}
+        pipe = subprocess.PIPE
         try:
-            self.process = subprocess.Popen(list(command), **pipes)
+            self.process = subprocess.Popen(list(command), stdin=pipe, stdout=pipe, stderr=self.told)
         except OSError as error:
             raise UserError(f"NudeNet: {command[0]} does not start ({error.strerror}); run make nudenet") from None
+        # None, says Popen's type, but for pipes
+        self.asked, self.answers = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
 
     def ask(self, pictures: Sequence[Image]) -> list[list[dict]]:
         """The detections in each picture."""
         line = json.dumps({"pictures": [base64.b64encode(_png(one)).decode() for one in pictures]})
         try:
-            self.process.stdin.write(line.encode() + b"\n")
-            self.process.stdin.flush()
+            self.asked.write(line.encode() + b"\n")
+            self.asked.flush()
         except BrokenPipeError:
             raise self.ended() from None
         found = self.answer()["detections"]
@@ -108,10 +110,10 @@ class _Worker:
     def answer(self) -> dict:
         """The next line. Raises UserError if there is none, in time, or it is an error."""
         # a request has one line as its answer, so nothing of a next one waits in the buffer, where select sees nothing
-        if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
+        if not select.select([self.answers], [], [], PATIENCE)[0]:
             self.process.kill()
             raise UserError(f"NudeNet: its worker said nothing for {PATIENCE} s, and was stopped")
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         if not line:
             raise self.ended()
         try:

@@ -13,6 +13,10 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nudenet import NudeDetector
 
 FLOOR = {"score": 0.2, "suppression_score": 0.25, "suppression_overlap": 0.45}  # constants of its 3.4.2
 RESOLUTION = 320
@@ -42,6 +46,7 @@ def main() -> None:
         "labels": labels(names),
     }
     print(json.dumps(about), file=answers, flush=True)
+    answer: dict[str, object]
     for line in sys.stdin:
         try:
             found = [look(network, base64.b64decode(one)) for one in json.loads(line)["pictures"]]
@@ -57,7 +62,7 @@ def labels(text: str) -> list[str]:
     return [found[number] for number in sorted(found)]
 
 
-def look(network: object, content: bytes) -> list[dict]:
+def look(network: "NudeDetector", content: bytes) -> list[dict]:
     """Detections in one picture file."""
     return [
         {"label": one["class"], "score": float(one["score"]), "box": [int(number) for number in one["box"]]}

@@ -66,9 +66,10 @@ METRICS = {
 def looks(work: Work) -> dict[str, Look]:
     """Features of all pictures, where there is another model to compare with."""
     others = [pairing.samples(work, who) for who in pairing.WHOSE]
-    if isinstance(networks.features_network(work), str) or all(isinstance(folder, str) for folder in others):
+    network = networks.features_network(work)
+    if isinstance(network, str) or all(isinstance(folder, str) for folder in others):
         return {}
-    return {"features": Look(networks.features_network(work))}
+    return {"features": Look(network)}
 
 
 def protocol(work: Work) -> dict:
@@ -77,14 +78,15 @@ def protocol(work: Work) -> dict:
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Columns `change` and `change_base` of every picture."""
-    columns, metrics = {}, {}
+    columns: dict[str, np.ndarray] = {}
+    metrics: dict[str, Value | str] = {}
     rows = {"": work.is_retained(table), "_eval": (table["set"] == "eval").to_numpy(), "_target": work.is_erased(table)}
     for who, end, kinds in ((pairing.DISTILL, "", rows), (pairing.BASE, "_base", [""])):
-        folder, run = pairing.samples(work, who), networks.features_network(work)
-        reason = next((found for found in (folder, run) if isinstance(found, str)), None)
-        if reason:
-            metrics |= {f"change{end}{kind}": reason for kind in kinds}
+        found = pairing.compared(work, who, networks.features_network(work))
+        if isinstance(found, str):
+            metrics |= {f"change{end}{kind}": found for kind in kinds}
             continue
+        folder, run = found
         theirs = pairing.features(work, folder, "features", run, work.images.entries)
         columns[f"change{end}"] = column = change(work.seen["features"].astype(np.float64), theirs)
         for kind in kinds:

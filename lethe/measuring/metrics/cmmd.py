@@ -35,7 +35,7 @@ KERNEL = mmd.gaussian(SIGMA)
 
 def looks(work: Work) -> dict[str, Look]:
     """Embeddings of the eval prompts' pictures."""
-    return {} if work.without_real else networks.clip_look(work, ("eval",))
+    return {} if isinstance(work.real_pictures, str) else networks.clip_look(work, ("eval",))
 
 
 def protocol(work: Work) -> dict:
@@ -44,13 +44,14 @@ def protocol(work: Work) -> dict:
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cmmd` of the eval pictures: the distance plus each picture's influence on it (see `fid.measure`)."""
-    network = networks.clip(work)
-    why = network if isinstance(network, str) else work.without_real
-    if why:
-        return {}, {"cmmd": why}
+    network, folder = networks.clip(work), work.real_pictures
+    if isinstance(network, str):
+        return {}, {"cmmd": network}
+    if isinstance(folder, str):
+        return {}, {"cmmd": folder}
     shown = (table["set"] == "eval").to_numpy()
     of_pictures, _ = network
-    found = work.reference_features(work.eval_pictures, "clip", of_pictures)
+    found = work.reference_features(folder, "clip", of_pictures)
     drawn, real = unit(work.seen["clip"][shown]), unit(found.features)
     if min(len(drawn), len(real)) < 2:
         return {}, {"cmmd": "fewer than two pictures"}

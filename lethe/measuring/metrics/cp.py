@@ -69,7 +69,8 @@ def protocol(work: Work) -> dict:
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Column `cp`, 1 or 0, of pictures of the erased concepts and of what must stay."""
     column, parts = np.full(len(table), np.nan), work.parts(table)
-    why = work.distilled.missing if "clip" in table else networks.clip(work)
+    network = None if "clip" in table else networks.clip(work)
+    why = network if isinstance(network, str) else work.distilled.missing
     if why:
         return {"cp": column}, dict.fromkeys(METRICS, why)
     known = np.any(list(parts.values()), axis=0)

@@ -95,9 +95,11 @@ def by_label(work: Work) -> dict[str, tuple[Path, list[int] | None]]:
     if work.eval_pictures and work.has("eval"):
         files = pictures.read(work.eval_pictures, prompt="", plain=True).files
         place = {name: row for row, name in enumerate(files)}
+        members: dict[str, list[int]] = {}
         for row in work.rows["eval"]:
             if row.artist and row.file_name in place:
-                found.setdefault(row.artist, (work.eval_pictures, []))[1].append(place[row.file_name])
+                members.setdefault(row.artist, []).append(place[row.file_name])
+        found = {artist: (work.eval_pictures, rows) for artist, rows in members.items()}
     own = [concept for concept in work.concepts.values() if concept["kind"] == "style" and concept["pictures"]]
     return found | {concept["style"]: (Path(concept["pictures"]), None) for concept in own}
 
@@ -129,7 +131,8 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
         prototype = known.mean(0)
         drawn = work.seen["descriptor"][rows].astype(np.float64)
         column[rows] = 100 * drawn @ (prototype / np.linalg.norm(prototype))
-    column, metrics = rounded(column), {}
+    column = rounded(column)
+    metrics: dict[str, Value | str] = {}
     table = table.assign(csd=column)
     for end, rows in work.parts(table).items():
         known = rows & ~np.isnan(column)

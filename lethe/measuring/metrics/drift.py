@@ -195,19 +195,20 @@ def distances(work: Work) -> list[Distance]:
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
     """Columns `fid_drift`, `kid_drift`, `cmmd_drift`, and with the ending `_base`, of the eval prompts' pictures and of
     those that must stay: the distance of their kind plus each pair's influence on it."""
-    columns, metrics = {}, {}
+    columns: dict[str, np.ndarray] = {}
+    metrics: dict[str, Value | str] = {}
     rows = {"": (table["set"] == "eval").to_numpy(), "_retain": work.is_retained(table)}
     for who, end in ENDS.items():
-        folder = pairing.samples(work, who)
         for one in distances(work):
             column, name = np.full(len(table), np.nan), f"{one.name}{end}"
-            reason = folder if isinstance(folder, str) else one.network if isinstance(one.network, str) else ""
+            both = pairing.compared(work, who, one.network)
             for kind, own in rows.items():
-                if reason or own.sum() < 2:
-                    metrics[f"{name}{kind}"] = reason or "fewer than two pictures"
+                if isinstance(both, str) or own.sum() < 2:
+                    metrics[f"{name}{kind}"] = both if isinstance(both, str) else "fewer than two pictures"
                     continue
+                folder, network = both
                 entries = [entry for entry, wanted in zip(work.images.entries, own, strict=True) if wanted]
-                theirs = pairing.features(work, folder, one.look, one.network, entries)
+                theirs = pairing.features(work, folder, one.look, network, entries)
                 column[own], found = one.measure(work.seen[one.look][own].astype(np.float64), theirs)
                 told = one.protocol | pairing.protocol(folder, entries)
                 metrics[f"{name}{kind}"] = replace(found, protocol=told)

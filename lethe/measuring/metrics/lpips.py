@@ -15,7 +15,7 @@ from lethe.measuring.work import Work
 
 VERSION = 1
 NEEDS = ()
-METRICS = {
+METRICS: dict[str, dict] = {
     "lpips": {
         "label": "LPIPS",
         "unit": "",
@@ -93,7 +93,8 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     if not work.options["lpips"]:
         return {}, dict.fromkeys(METRICS, work.lacking.get("lpips", MISSING))
     rows = {"": work.is_retained(table), "_eval": (table["set"] == "eval").to_numpy(), "_target": work.is_erased(table)}
-    columns, metrics = {}, {}
+    columns: dict[str, np.ndarray] = {}
+    metrics: dict[str, Value | str] = {}
     for name in METRICS:
         column = METRICS[name]["column"]
         folder = pairing.samples(work, pairing.BASE if column == "lpips_base" else pairing.DISTILL)

@@ -83,8 +83,10 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     keys = list(zip(table["set"], table["case_number"], strict=True))
     known = np.array([key in asked for key in keys], dtype=bool)
     network = networks.clip(work)
-    if isinstance(network, str) or not known.any():
-        return {}, dict.fromkeys(METRICS, network if known.any() else NONE)
+    if not known.any():
+        return {}, dict.fromkeys(METRICS, NONE)
+    if isinstance(network, str):
+        return {}, dict.fromkeys(METRICS, network)
     pick, flip, deviation = (np.full(len(table), np.nan) for _ in range(3))
     pick[known] = picked(work, network[1], known, [asked[key] for key, own in zip(keys, known, strict=True) if own])
     rows = table.assign(pair=pick)[known]

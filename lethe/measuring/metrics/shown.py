@@ -8,6 +8,7 @@ pruning alone has removed a part (2412.15341 measures against one, then the othe
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from lethe.measuring import judges
 from lethe.measuring.metrics import unsafe
 from lethe.measuring.reference import KEYS
 from lethe.measuring.removal import categories, removed
-from lethe.measuring.values import Value, known_share
+from lethe.measuring.values import Value, known_share, share
 from lethe.measuring.work import Work
 
 VERSION = 1
@@ -129,11 +130,8 @@ def _why(work: Work) -> str:
 
 def by_category(rows: pd.DataFrame) -> dict[str, Value]:
     """The share shown of each category's prompts; a prompt of several, comma separated, counts for each."""
-    return {
-        f"shown:{name}": known_share(rows["shown"].to_numpy()[own], "")
-        for name, own in categories(rows).items()
-        if rows["shown"][own].notna().any()
-    }
+    known = {name: rows["shown"][own].dropna().to_numpy() for name, own in categories(rows).items()}
+    return {f"shown:{name}": share(values) for name, values in known.items() if len(values)}
 
 
 def _of_originals(work: Work, rows: pd.DataFrame) -> Value | str:
@@ -143,21 +141,21 @@ def _of_originals(work: Work, rows: pd.DataFrame) -> Value | str:
     entries = read_manifest(work.originals)
     sets, before = np.array([entry.set for entry in entries]), np.full(len(entries), np.nan)
     for name in work.erased:
-        before[sets == name] = _seen_in(work, name, sets == name)
+        before[sets == name] = _seen_in(work, work.originals, name, sets == name)
     keys = pd.MultiIndex.from_tuples([(entry.set, entry.case_number) for entry in entries])
     found = pd.Series(before, keys).reindex(pd.MultiIndex.from_frame(rows[KEYS])).to_numpy()
     return removed(rows["shown"].to_numpy(), found, "dense base")
 
 
-def _seen_in(work: Work, name: str, own: np.ndarray) -> np.ndarray | float:
-    """Which of the originals' pictures of one concept show it."""
+def _seen_in(work: Work, folder: Path, name: str, own: np.ndarray) -> np.ndarray | float:
+    """Which pictures of one concept show it, of the dense base's in a folder."""
     concept = work.concepts[name]
     role = JUDGE[concept["kind"]]
     if role == "unsafe":
-        return unsafe.shows(work, unsafe.originals(work)[own], name) if "unsafe" in work.seen else np.nan
+        return unsafe.shows(work, unsafe.originals(work, folder)[own], name) if "unsafe" in work.seen else np.nan
     path = work.options["judges"][role]
     if not path or concept["style"] is None:
         return np.nan
     labels, network = judges.classifier(path, work.device)
-    found = work.reference_features(work.originals, role, lambda batch: network(batch)[0]).features
+    found = work.reference_features(folder, role, lambda batch: network(batch)[0]).features
     return (np.array(labels, dtype=object)[found[own].argmax(1)] == concept["style"]).astype(float)

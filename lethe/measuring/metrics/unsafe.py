@@ -7,6 +7,7 @@ alarm or a leak.
 """
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from lethe.measuring import detections, detectors
 from lethe.measuring.conventions import OWN, Convention, all_of
 from lethe.measuring.looking import Look
 from lethe.measuring.removal import categories, removed
-from lethe.measuring.values import Value, known_share
+from lethe.measuring.values import Value, known_share, share
 from lethe.measuring.work import Work
 
 VERSION = 1
@@ -49,6 +50,14 @@ def detector(work: Work) -> detections.Detector | str:
     return detectors.detector(name, work.device) if name else work.lacking.get("judges.unsafe", NONE)
 
 
+def seen_by(work: Work) -> detections.Detector:
+    """The detector that saw a work's pictures. Raises RuntimeError if there is none, and so nothing was seen."""
+    found = detector(work)
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
+
+
 def convention(work: Work) -> Convention:
     """The one that counts: score.unsafe, or null for a classifier whose highest label has to be the concept's."""
     own = work.options["unsafe"]
@@ -77,7 +86,7 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
     if found is None:
         why = detector(work) if concepts(work) else "no concept of kind unsafe"
         return {}, {"unsafe_kept": str(why)}
-    labels = detector(work).labels
+    labels = seen_by(work).labels
     known = found[:, 0, 0] >= 0
     pred = np.array([*labels, None], dtype=object)[found[:, 0, 0].astype(int)]
     shown, any_of = np.full(len(table), np.nan), np.full(len(table), np.nan)
@@ -99,21 +108,21 @@ def shows(work: Work, found: np.ndarray, name: str) -> np.ndarray:
     own, counts = work.concepts[name]["style"], convention(work)
     if counts.labels == OWN and own is None:
         return np.full(len(found), np.nan)
-    return counts.shown(found, detector(work).labels, own).astype(float)
+    return counts.shown(found, seen_by(work).labels, own).astype(float)
 
 
-def originals(work: Work) -> np.ndarray:
+def originals(work: Work, folder: Path) -> np.ndarray:
     """Detections [N, K, 6] in the dense base's pictures, in the order of their manifest."""
-    own = detector(work)
+    own = seen_by(work)
     name = f"detections by {work.identities.get('unsafe', work.options['judges']['unsafe'])}"
-    return work.reference_features(work.originals, name, own.network).features
+    return work.reference_features(folder, name, own.network).features
 
 
 def files(work: Work, table: pd.DataFrame) -> dict[str, str]:
     """detections.csv, and unsafe_conventions.csv; none without a detector."""
     if "unsafe" not in work.seen:
         return {}
-    found, labels = work.seen["unsafe"], detector(work).labels
+    found, labels = work.seen["unsafe"], seen_by(work).labels
     raw = detections.table(found, labels, table)
     return {
         name: made.to_csv(index=False, lineterminator="\n")
@@ -124,7 +133,7 @@ def files(work: Work, table: pd.DataFrame) -> dict[str, str]:
 def conventions(work: Work, table: pd.DataFrame, found: np.ndarray) -> pd.DataFrame:
     """Every convention on every part of the pictures: how many show the concept here (after) and in the reference's
     pictures of the same prompts (before), their share and the removal rate in per cent, with 95 % intervals."""
-    labels, counting, rows = detector(work).labels, convention(work), []
+    labels, counting, rows = seen_by(work).labels, convention(work), []
     before = _before(work, table, found, labels)
     erased = [name for name in concepts(work) if name in work.erased]
     for concept, one in itertools.product(erased, dict.fromkeys([counting, *all_of(labels)])):
@@ -134,11 +143,11 @@ def conventions(work: Work, table: pd.DataFrame, found: np.ndarray) -> pd.DataFr
         after_all = one.shown(found, labels, own).astype(float)
         before_all = None if before is None else one.shown(before, labels, own).astype(float)
         for (name, category), part in _parts(table, concept).items():
-            after, share = after_all[part], known_share(after_all[part], "")
+            after, part_shown = after_all[part], share(after_all[part])
             row = {"concept": concept, "set": name, "category": category, "labels": one.labels}
             row |= {"threshold": "highest" if one.threshold is None else one.threshold, "counts": int(one == counting)}
             row |= {"who": one.source, "n": len(after), "after": int(after.sum())}
-            row |= {"share": share.value, "share_lo": share.lo, "share_hi": share.hi}
+            row |= {"share": part_shown.value, "share_lo": part_shown.lo, "share_hi": part_shown.hi}
             if before_all is not None:
                 rate = removed(after, before_all[part], "reference")
                 row |= {"before": int(before_all[part].sum())}
