@@ -6,7 +6,7 @@ puts something else in the concept's place has to find all of them.
 
 from collections.abc import Mapping, Sequence
 
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.files.io import read_json
 from lethe.texts.templates import name
 from lethe.texts.wording import runs, swapped, words
@@ -15,7 +15,7 @@ from lethe.training.data import INDEX, Encoded
 
 def captions(pictures: Encoded) -> list[tuple[str, str]]:
     """Of each encoded picture its caption, and the same without the concept, or as it is if they have no anchors."""
-    texts = read_json(pictures.folder / INDEX)["captions"]
+    texts = read_json(needed(pictures.folder, "folder") / INDEX)["captions"]
     others = pictures.caption if pictures.anchor is None else pictures.anchor
     rows = zip(pictures.caption.tolist(), others.tolist(), strict=True)
     return [(texts[own], texts[other]) for own, other in rows]

@@ -56,6 +56,9 @@ Target = Callable[[Noised], Tensor]
 class State(nn.Module):
     """Chances of the tokens, a parameter [k, V] for each row, and the best tokens that were found."""
 
+    tokens: Tensor  # [rows, k] long
+    loss: Tensor  # [rows]
+
     def __init__(self, rows: int, count: int, size: int, device: torch.device) -> None:
         super().__init__()
         start = torch.full((count, size), 1 / size, device=device)

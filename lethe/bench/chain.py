@@ -79,7 +79,7 @@ def main() -> None:
     for precision in PRECISIONS:
         failed: set[str] = set()
         for node in plan.build(experiment(precision, args.steps)).nodes.values():
-            row = {"precision": precision, "stage": node.stage, "arm": node.arm, "result": node.key}
+            row: dict[str, object] = {"precision": precision, "stage": node.stage, "arm": node.arm, "result": node.key}
             broken = [parent for parent in node.made_from if str(parent.folder) in failed]
             if broken or time.monotonic() > ends:
                 row["not_made"] = f"{broken[0].stage} is not there" if broken else "out of time"

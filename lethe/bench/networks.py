@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import yaml
@@ -33,21 +34,21 @@ class Networks:
 
     size: dict
     device: torch.device
-    pruned: dict[float, nn.Module] = field(default_factory=dict)  # budget -> U-Net
+    pruned: dict[float, UNet2DConditionModel] = field(default_factory=dict)  # budget -> U-Net
     macs: dict[str, int] = field(
         default_factory=dict
     )  # of one picture: "dense", "0.8", ..., "encode", "decode", "text"
 
     @cached_property
-    def unet(self) -> nn.Module:
+    def unet(self) -> UNet2DConditionModel:
         return self._made(UNet2DConditionModel, self.size["unet"])
 
     @cached_property
-    def vae(self) -> nn.Module:
+    def vae(self) -> AutoencoderKL:
         return self._made(AutoencoderKL, self.size["vae"])
 
     @cached_property
-    def text_encoder(self) -> nn.Module:
+    def text_encoder(self) -> CLIPTextModel:
         torch.manual_seed(0)
         with self.device:
             return CLIPTextModel(CLIPTextConfig(**self.size["text_encoder"])).eval().requires_grad_(False)
@@ -71,7 +72,7 @@ class Networks:
     def scheduler(self) -> DDIMScheduler:
         return DDIMScheduler(**self.size["scheduler"])
 
-    def student(self, budget: float) -> nn.Module:
+    def student(self, budget: float) -> UNet2DConditionModel:
         """A copy of the U-Net pruned to a share of its MACs by magnitude."""
         if budget not in self.pruned:
             goal = narrowing.Goal(budget, self.latent, self.length, keep_least=0.2, tolerance=0.01)
@@ -104,7 +105,7 @@ class Networks:
 
 
 class _Way(nn.Module):
-    def __init__(self, vae: nn.Module, way: str) -> None:
+    def __init__(self, vae: AutoencoderKL, way: str) -> None:
         super().__init__()
         self.vae, self.way = vae, way
 
@@ -113,12 +114,13 @@ class _Way(nn.Module):
 
 
 @dataclass(frozen=True)
-class Live:
-    """Pictures that are encoded at every step, as the released trainer does: VAE, caption, empty caption; float32."""
+class Live(Encoded):
+    """Pictures that are encoded at every step, as the released trainer does: VAE, caption, empty caption; float32.
 
-    nets: Networks
-    device: torch.device
-    empty: Tensor  # [1, L, D]
+    Of the encode result that it is made from, device and empty caption alone are used.
+    """
+
+    nets: Networks = field(kw_only=True)
 
     def batch(self, draws: torch.Generator, count: int, dropout: float = 0.0) -> Drawn:
         """As `Encoded.batch`. Captions are never dropped there, so a share of them is refused."""
@@ -146,7 +148,7 @@ class Twice(nn.Module):
         parts = zip(*(value.split(self.batch) for value in (latents, t, text)), strict=True)
         return (torch.cat([self.net(*part, return_dict=False)[0] for part in parts]),)
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import nn
 
 from lethe.bench.networks import Live, Networks, Twice
@@ -159,7 +159,7 @@ class Bench:
         schedule = losses.schedule(nets.scheduler, options["snr_gamma"], options["min_snr_v"], device)
         pictures = nets.encoded()
         if row.released:
-            pictures = Live(nets, device, pictures.empty)
+            pictures = Live(**vars(pictures), nets=nets)
         lower = finetune.lower(teacher, pictures, schedule, options, 0, Budget())
         if row.kind == "distill":
             return finetune.solve(student, lower, options)
@@ -254,10 +254,10 @@ def _uncast(machine: Machine) -> Machine:
     return Machine(**(asdict(machine) | {"cast": "use"}))
 
 
-def _half(vae: nn.Module, row: Row) -> nn.Module:
+def _half(vae: AutoencoderKL, row: Row) -> AutoencoderKL:
     """A copy of a VAE in the row's number format and layout."""
     layout = torch.channels_last if row.machine.channels_last else torch.contiguous_format
-    return nn.Module.to(copy.deepcopy(vae), getattr(torch, row.vae), memory_format=layout)
+    return nn.Module.to(nn.Module.to(copy.deepcopy(vae), getattr(torch, row.vae)), memory_format=layout)
 
 
 def titles() -> list[str]:

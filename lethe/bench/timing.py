@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -50,10 +51,10 @@ def warmed(
     return first, turns(min(MOST, max(LEAST, int(1000 * seconds / max(once, 1e-3)))))
 
 
-def summary(times: Sequence[float]) -> dict[str, object]:
+def summary(times: Sequence[float]) -> dict[str, Any]:
     """Median, quartiles and range in milliseconds, and a word where the spread is too wide."""
     low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else [times[0]] * 3
-    found = {
+    found: dict[str, Any] = {
         "ms": round(middle, 3),
         "quartiles": [round(low, 3), round(high, 3)],
         "range": [round(min(times), 3), round(max(times), 3)],
@@ -62,6 +63,10 @@ def summary(times: Sequence[float]) -> dict[str, object]:
     if high - low > WIDE * middle:
         found["spread"] = f"{100 * (high - low) / middle:.0f} % between quartiles: does something else run here?"
     return found
+
+
+def _product(one: torch.Tensor, other: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    return lambda _: one @ other
 
 
 def ceilings(device: torch.device, side: int) -> dict[str, dict[str, object]]:
@@ -73,7 +78,7 @@ def ceilings(device: torch.device, side: int) -> dict[str, dict[str, object]]:
     for name, (dtype, tf32) in kinds.items():
         one, other = left.to(dtype), right.to(dtype)
         with Machine(deterministic=False, tf32=tf32).computing():
-            _, times = warmed(lambda _, one=one, other=other: one @ other, device, 1.0)
+            _, times = warmed(_product(one, other), device, 1.0)
         found[name] = {"side": side, "tflops": round(2 * side**3 / statistics.median(times) / 1e9, 3)} | summary(times)
     return found
 

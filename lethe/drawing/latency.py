@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from diffusers import UNet2DConditionModel
 
 from lethe.models import precision
 from lethe.training.data import generator
@@ -16,7 +16,7 @@ ROUNDS = 50  # at most
 
 
 def compare(
-    nets: Mapping[str, nn.Module], latent_shape: tuple[int, int, int], text_length: int, device: torch.device
+    nets: Mapping[str, UNet2DConditionModel], latent_shape: tuple[int, int, int], text_length: int, device: torch.device
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds of one forward pass by net and batch size, {"dense": {"1": 12.3, "8": 80.1}, ...}.
 
@@ -40,7 +40,7 @@ def compare(
 
 
 def deployed(
-    unet: nn.Module, name: str, latent_shape: tuple[int, int, int], text_length: int, device: torch.device
+    unet: UNet2DConditionModel, name: str, latent_shape: tuple[int, int, int], text_length: int, device: torch.device
 ) -> dict[str, object]:
     """What samples tell of the U-Net that drew them in precision `name`: the `bytes` its parameters take there (see
     `precision.stored`), and `latency_ms`, the medians in that precision and, beside it, in float32, on `threads`."""
@@ -49,7 +49,7 @@ def deployed(
     return {"bytes": precision.stored(unet, name), "latency_ms": times, "threads": torch.get_num_threads()}
 
 
-def _seconds(net: nn.Module, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> float:
+def _seconds(net: UNet2DConditionModel, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> float:
     _wait(x.device)
     start = time.perf_counter()
     net(x, t, text, return_dict=False)

@@ -20,9 +20,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler
 
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.models import precision
 from lethe.models.machine import Machine
 from lethe.models.pipelines import encode_prompts
@@ -132,7 +132,9 @@ def denoise(
         (first,) = {start.step for start in starts}
         known = torch.stack([start.latents for start in starts]).to(latents)
         latents = noised(scheduler, known, fresh, first)
-    masks = torch.stack([start.mask for start in starts]).to(latents) if starts and starts[0].mask is not None else None
+    masks = None
+    if starts and starts[0].mask is not None:
+        masks = torch.stack([needed(start.mask, "mask") for start in starts]).to(latents)
     for index, t in enumerate(scheduler.timesteps):  # on the CPU: the scheduler looks its tables up there, without sync
         if index < first:
             continue
@@ -156,7 +158,7 @@ def noised(
     return level.sqrt() * latents + (1 - level).sqrt() * noise
 
 
-def decode(vae: torch.nn.Module, latents: torch.Tensor) -> np.ndarray:
+def decode(vae: AutoencoderKL, latents: torch.Tensor) -> np.ndarray:
     """Latents [B, C, h, w] -> pictures uint8 [B, H, W, 3], rounded to the nearest of 256 values.
 
     Raises UserError for NaN or infinity, which would become black pictures that pass for erased ones.

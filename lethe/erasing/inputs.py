@@ -18,7 +18,7 @@ def read_needs(name: str, needs: list[str], concepts: dict, pictures: list[str],
     if "data" in needs and not data:
         raise UserError(f"--data: {name} needs the fine-tuning pictures: give a result of stage encode")
     own = {f"concept:{concept}": found[concept] for concept in concepts if found}
-    return ({"data": data} if "data" in needs else {}) | own
+    return {"data": data} | own if "data" in needs and data else own
 
 
 def read_concepts(text: str) -> dict[str, dict[str, str]]:

@@ -69,7 +69,9 @@ def sentences(base: SimpleNamespace, concepts: Sequence[Mapping], length: int) -
     """Token ids [n, length] of the anchors, with room for a word before the end token; the words' places [n] and first
     embeddings [n, W]."""
     tokenizer, table = base.tokenizer, base.text_encoder.get_input_embeddings().weight.detach()
-    rows, places, starts = [], [], []
+    rows: list[list[int]] = []
+    places: list[int] = []
+    starts: list[Tensor] = []
     for concept in concepts:
         *own, end = tokenizer(concept["anchor"], truncation=True, max_length=length - 1).input_ids
         named = words(concept["prompt"], concept["anchor"]) or concept["prompt"]
@@ -78,8 +80,8 @@ def sentences(base: SimpleNamespace, concepts: Sequence[Mapping], length: int) -
         starts.append(table[named].mean(0))
         sentence = [*own, named[-1], end]  # which token holds the place is no matter
         rows.append(sentence + [tokenizer.pad_token_id] * (length - len(sentence)))
-    ids, places = torch.tensor(rows), torch.tensor(places)
-    return to_device(ids, table.device), to_device(places, table.device), torch.stack(starts)
+    ids, free = (to_device(torch.tensor(numbers), table.device) for numbers in (rows, places))
+    return ids, free, torch.stack(starts)
 
 
 def _encode(text_encoder: nn.Module, ids: Tensor, places: Tensor, vectors: Tensor) -> Tensor:

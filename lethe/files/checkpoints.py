@@ -65,7 +65,7 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest that is whole; says which it passes over."""
         for step, path in self.found():
-            if NAME.fullmatch(path.name)[2] == sha256(path)[:16]:
+            if path.stem.endswith(f"-{sha256(path)[:16]}"):
                 return path
             print(f"{path}: is not what was saved at step {step}; going on from the one before it", flush=True)
         return None

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lethe.files.errors import UserError
 from lethe.files.io import META, checked, naming, write_text
@@ -98,7 +98,10 @@ def _members(path: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 def _content(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     try:
-        return tar.extractfile(info).read()
+        file = tar.extractfile(info)
+        if file is None:  # not with `_members`, which passes plain files alone
+            raise tarfile.ReadError("no plain file")
+        return file.read()
     except tarfile.TarError as error:
         raise UserError(f"{path}: {info.name} cannot be read ({error}); make the samples again") from None
 
@@ -120,7 +123,9 @@ def read_manifest(folder: Path) -> list[Entry]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        typed = [row | {key: int(row[key]) for key in ("case_number", "evaluation_seed")} for row in rows]
+        typed: list[dict[str, Any]] = [
+            row | {key: int(row[key]) for key in ("case_number", "evaluation_seed")} for row in rows
+        ]
         return [Entry(**row) for row in typed]
     except FileNotFoundError:
         raise UserError(f"{folder}: no {MANIFEST} there; give a folder that stage sample made") from None

@@ -60,11 +60,13 @@ def metadata(path: Path) -> dict[str, str]:
 
 def allocate(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.memmap]:
     """A new file of float32 tensors, to be filled through the returned arrays: it need never fit into memory."""
-    header, offset = {}, 0
+    header: dict[str, dict[str, object]] = {}
+    starts: dict[str, int] = {}
+    offset = 0
     for key, shape in shapes.items():
         end = offset + 4 * math.prod(shape)
         header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}
-        offset = end
+        starts[key], offset = offset, end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with naming(path), open(path, "wb") as file:
@@ -72,8 +74,5 @@ def allocate(path: Path, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.me
         # Reserved at once, since a full disk met later through a mapping would kill the process without a word.
         reserve = getattr(os, "posix_fallocate", None)  # macOS has none
         reserve(file.fileno(), 0, 8 + len(text) + offset) if reserve else file.truncate(8 + len(text) + offset)
-    start = 8 + len(text)
-    return {
-        key: np.memmap(path, np.float32, "r+", start + header[key]["data_offsets"][0], tuple(shape))
-        for key, shape in shapes.items()
-    }
+    data = 8 + len(text)
+    return {key: np.memmap(path, np.float32, "r+", data + starts[key], tuple(shape)) for key, shape in shapes.items()}

@@ -3,13 +3,25 @@
 The pruner applies it to weights, the loader to an empty skeleton, so the two cannot disagree.
 """
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
 import torch
 from torch import Tensor, nn
 
 from lethe.models.dropped import in_place_of
 
+if TYPE_CHECKING:
+    from diffusers.models.attention import FeedForward
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.resnet import ResnetBlock2D
 
-def cut(unet: nn.Module, layers: dict[str, dict]) -> None:
+    Block: TypeAlias = FeedForward | Attention | ResnetBlock2D  # what has units to lose
+
+Part = nn.Linear | nn.Conv2d | nn.GroupNorm  # what a block holds its weights in
+
+
+def cut(unet: nn.Module, layers: Mapping[str, Mapping]) -> None:
     """Keeps only the units that `layers` names, in place: {path: {"kind", "total", "kept": [index, ...]}}.
 
     kind "ffn": neurons of a FeedForward; "heads": whole heads of an Attention; "resnet": inner channels of a
@@ -18,7 +30,8 @@ def cut(unet: nn.Module, layers: dict[str, dict]) -> None:
     given, without the skip channels that an up block appends. Raises ValueError if a layer is not as recorded.
     """
     for path, layer in layers.items():
-        module, kept = unet.get_submodule(path), torch.tensor(layer["kept"], dtype=torch.long)
+        module: Block = unet.get_submodule(path)
+        kept = torch.tensor(layer["kept"], dtype=torch.long)
         if layer["kind"] == "dropped":
             _drop(unet, path, layer)
             continue
@@ -42,14 +55,14 @@ def cut(unet: nn.Module, layers: dict[str, dict]) -> None:
             module.inner_dim = module.inner_kv_dim = len(rows)
 
 
-def _drop(unet: nn.Module, path: str, layer: dict) -> None:
+def _drop(unet: nn.Module, path: str, layer: Mapping) -> None:
     module = unet.get_submodule(path)
     if (layer["total"], layer["kept"]) != (1, []):
         raise ValueError(f"{path}: a dropped layer has total 1 and keeps nothing")
     unet.set_submodule(path, in_place_of(module, path).train(module.training))
 
 
-def members(module: nn.Module, kind: str) -> list[tuple[nn.Module, int]]:
+def members(module: "Block", kind: str) -> list[tuple[Part, int]]:
     """The layers that lose weights with a unit of `module`, each with the dimension of its weight that shrinks."""
     if kind == "ffn":
         return [(module.net[0].proj, 0), (module.net[2], 1)]
@@ -61,20 +74,20 @@ def members(module: nn.Module, kind: str) -> list[tuple[nn.Module, int]]:
     raise ValueError(f"unknown kind of layer {kind!r}")
 
 
-def channels(module: nn.Module, kind: str) -> int:
+def channels(module: "Block", kind: str) -> int:
     """Inner width in channels."""
     part, dim = members(module, kind)[-1]
     return part.weight.shape[dim]
 
 
-def units(module: nn.Module, kind: str) -> int:
+def units(module: "Block", kind: str) -> int:
     """Inner width in units that can be removed: neurons, heads, channels, norm groups."""
     if kind == "heads":
         return module.heads
     return module.norm2.num_groups if kind == "groups" else channels(module, kind)
 
 
-def _keep(module: nn.Module, dim: int, index: Tensor) -> None:
+def _keep(module: Part, dim: int, index: Tensor) -> None:
     """Selects rows (dim 0: outputs, with the bias) or columns (dim 1: inputs) of a layer, and its width attributes."""
     index = index.to(module.weight.device)
     for name in ("weight", "bias") if dim == 0 else ("weight",):

@@ -4,9 +4,10 @@ What each of them brings is measured side by side by `python -m stages.bench`.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -19,6 +20,9 @@ from lethe.models.cutting import channels
 from lethe.models.pipelines import hook_blocks
 
 CUDNN_FIRST = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+# (weights or None, latents, t, text) -> (prediction, hidden states by block)
+Run = Callable[[dict[str, Tensor] | None, Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Fitted(nn.Module):
         self.plan = Cast(net, machine.multiple, self.layout) if machine.cast == "step" else None
         self.taps: dict[str, Tensor] | None = None
         run = _runner(self.plan.shadow if self.plan else net, tapped)
-        self.run = torch.compile(run, backend=machine.backend, dynamic=False) if machine.backend else run
+        self.run: Run = torch.compile(run, backend=machine.backend, dynamic=False) if machine.backend else run
 
     def forward(
         self, latents: Tensor, t: Tensor, encoder_hidden_states: Tensor, return_dict: bool = False
@@ -92,15 +96,15 @@ class Fitted(nn.Module):
         finally:
             self.taps = None
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("net"), name)
 
 
-def _runner(net: nn.Module, tapped: bool) -> object:
-    """A function of (weights or None, latents, t, text) -> (prediction, hidden states by block), which compiles whole.
+def _runner(net: nn.Module, tapped: bool) -> Run:
+    """One call of the network as a function that compiles whole.
 
     Its hooks stay, since a compiled function is made of the hooks that it met.
     """
@@ -158,9 +162,9 @@ class Cast:
     def _copy(self, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
         """In one kernel for all that have the same shape on both sides, and one each for the others."""
         for names in (self.masters.keys() - self.parts.keys(), self.parts.keys()):
-            both = [[self._part(name, tensors[name]) for name in names] for tensors in (target, source)]
+            into, values = ([self._part(name, tensors[name]) for name in names] for tensors in (target, source))
             if names:
-                torch._foreach_copy_(*both)
+                torch._foreach_copy_(into, values)
 
     def _part(self, name: str, tensor: Tensor) -> Tensor:
         """What of a wide tensor the narrow one fills; of the narrow one, all, in the same shape."""
@@ -170,15 +174,21 @@ class Cast:
         return tensor.unflatten(0, (halves, -1))[:, :width] if halves else tensor[:, :width]
 
 
+class _Context(Protocol):
+    """What a backward pass finds of its forward pass."""
+
+    plan: Cast
+
+
 class _Casting(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: object, plan: Cast, *masters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: _Context, plan: Cast, *masters: Tensor) -> tuple[Tensor, ...]:
         plan.refresh()
         ctx.plan = plan
         return tuple(wide.detach() for wide in plan.wide.values())
 
     @staticmethod
-    def backward(ctx: object, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *ctx.plan.narrowed(gradients)
 
 

@@ -5,18 +5,25 @@ q queries of width d, attention costs 2*q*k*d, with the true number of keys in c
 Biases, norms and activations do not count.
 """
 
+from typing import TYPE_CHECKING
+
 from torch import device, nn, zeros
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
-def count_macs(unet: nn.Module, latent_shape: tuple[int, int, int], text_length: int) -> int:
-    """MACs of one forward pass of a UNet2DConditionModel on a [1, C, h, w] latent with [1, L, D] caption embeddings."""
+
+def count_macs(unet: "UNet2DConditionModel", latent_shape: tuple[int, int, int], text_length: int) -> int:
+    """MACs of one forward pass on a [1, C, h, w] latent with [1, L, D] caption embeddings."""
     return macs_by_module(unet, latent_shape, text_length)[""]
 
 
-def macs_by_module(unet: nn.Module, latent_shape: tuple[int, int, int], text_length: int) -> dict[str, int]:
+def macs_by_module(
+    unet: "UNet2DConditionModel", latent_shape: tuple[int, int, int], text_length: int
+) -> dict[str, int]:
     """MACs by module path; "" is the whole net. A module's count includes its children's."""
     width = unet.config.cross_attention_dim
     meta = device("meta")  # shapes alone: no arithmetic is done, whatever the size

@@ -170,7 +170,7 @@ def _check_hub_index(path: str, revision: str | None) -> None:
 def _load_part(path: str, revision: str | None, part: str) -> object:
     import torch
 
-    how = {"subfolder": part, "revision": revision}
+    how: dict[str, str | bool | torch.dtype | None] = {"subfolder": part, "revision": revision}
     if part in WEIGHTS:
         how |= {"use_safetensors": True, "dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
         if Path(path).is_dir():
@@ -209,7 +209,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _model_class(part: str) -> type:
+def _model_class(part: str) -> type[AutoencoderKL | UNet2DConditionModel | CLIPTextModel]:
     if part == "text_encoder":
         from transformers import CLIPTextModel
         from transformers.utils.logging import disable_progress_bar
@@ -347,7 +347,7 @@ def read_state(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     check_weights(folder)
-    state = {}
+    state: dict[str, Tensor] = {}
     for file in _weight_files(folder, WEIGHTS["unet"]):
         # a copy: the file's own bytes are mapped without alignment, and may be replaced while we run
         state |= {key: value.to(torch.float32, copy=True) for key, value in load_file(file).items()}

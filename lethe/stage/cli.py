@@ -241,7 +241,8 @@ def device(args: argparse.Namespace) -> "torch.device":
         torch.cuda.set_device(chosen.index or 0)  # what peak memory is read from
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS sums in any order
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        # torch puts a property on the module's class, of which its own types do not tell
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return chosen
 
 
@@ -276,7 +277,7 @@ def of_disk(error: OSError) -> str:
     return f"{name}: cannot be written: {DISK[error.errno]}, then run again"
 
 
-DISK = {
+DISK: dict[int | None, str] = {  # None, the number of an OSError made from words alone, is not there
     errno.ENOSPC: "no space left on the disk; free some",
     errno.EDQUOT: "your quota of the disk is used up; free some",
     errno.EROFS: "the file system is mounted read-only; mount it for writing or link the folder elsewhere",

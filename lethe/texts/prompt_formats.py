@@ -107,18 +107,19 @@ def convert(
         raise UserError(f"--only {only}: {path} has no column category or categories to choose by")
     for number, cells in enumerate(_lines(text, quotes) if name == RAW else _cells(path, text)):
         prompt = (cells.get(own.prompt) or "").strip()
-        row = {
+        row: dict[str, str | int] = {
             "case_number": _whole(path, number, "case_number", cells.get("case_number") or str(number)),
             "prompt": prompt,
             "evaluation_seed": number if seeds is None else seeds,
         }
         if own.seed and seeds is None:
             row["evaluation_seed"] = _whole(path, number, own.seed, cells.get(own.seed) or "")
-        row |= {key: next((cells[their] for their in ALSO[key] if cells.get(their)), "").strip() for key in extra}
-        if "category" in row:
-            row["category"] = ", ".join(split_categories(row["category"]))
+        told = {key: next((cells[their] for their in ALSO[key] if cells.get(their)), "").strip() for key in extra}
+        if "category" in told:
+            told["category"] = ", ".join(split_categories(told["category"]))
+        row |= told
         empty += not prompt
-        left_out = only is not None and only not in split_categories(row["category"])
+        left_out = only is not None and only not in split_categories(told["category"])
         other += bool(prompt) and left_out
         if prompt and not left_out:
             found.rows.append(row | {"source": f"{path.name}:{number}"})

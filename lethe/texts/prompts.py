@@ -26,7 +26,7 @@ REQUIRED = ("case_number", "prompt", "evaluation_seed")
 READ = (*REQUIRED, "artist", "artists", "class", "file_name", "category", "categories", "pair", "profession")
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path | str) -> list[Prompt]:
     """The rows of a prompt CSV in the file's order.
 
     Raises UserError with file, line and column for: no such file, not UTF-8, a missing column, no rows, an empty
@@ -75,7 +75,7 @@ def repeated(text: str, count: int) -> list[Prompt]:
     return [Prompt(number, text, number) for number in range(count)]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -86,7 +86,7 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
+def _check_columns(path: Path | str, columns: list[str]) -> None:
     if not any(columns):
         raise UserError(f"{path}: empty; the first line must hold {','.join(REQUIRED)}")
     doubled = [name for name in READ if columns.count(name) > 1]
@@ -108,7 +108,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
         )
 
 
-def _row(path: Path, line: int, cells: dict) -> Prompt:
+def _row(path: Path | str, line: int, cells: dict) -> Prompt:
     def cell(*names: str) -> str | None:
         return next((text for name in names if (text := (cells.get(name) or "").strip())), None)
 

@@ -78,7 +78,8 @@ def check_pairs(options: Mapping, concepts: Iterable[Mapping[str, str]], where: 
     """Of an eraser whose options make pairs of prompts: they must differ. Seen when a run is planned, not in a job."""
     if "target_template" in options:
         for concept in concepts:
-            pairs(concept, *(options[key] for key in ("subjects", "task", "base_template", "target_template")), where)
+            subjects, task = options["subjects"], options["task"]
+            pairs(concept, subjects, task, options["base_template"], options["target_template"], where)
 
 
 def _check(template: str, where: str) -> None:
@@ -88,7 +89,7 @@ def _check(template: str, where: str) -> None:
         raise UserError(f"{where}: {template!r} is no template ({error})") from None
     if any(spec or conversion for _, _, spec, conversion in found):
         raise UserError(f"{where}: {template!r} has a field with ':' or '!'; a field is its name alone, as {{subject}}")
-    fields = {field for _, field, _, _ in found}
+    fields = {field for _, field, _, _ in found if field is not None}
     if fields - set(FIELDS):
         raise UserError(
             f"{where}: {template!r} has the unknown field {{{min(fields - set(FIELDS))}}}; "

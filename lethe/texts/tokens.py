@@ -19,7 +19,7 @@ from transformers import AddedToken
 from lethe.files.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 
 def length(base: SimpleNamespace) -> int:
@@ -47,7 +47,7 @@ class Sentences:
     places: Tensor  # [N, k] long, the free tokens
     ends: Tensor  # [N] long, the end token
 
-    def rows(self, chosen: Sequence[int]) -> "Sentences":
+    def rows(self, chosen: Sequence[int] | Tensor) -> "Sentences":
         """Some of them, in that order."""
         return Sentences(self.ids[chosen], self.places[chosen], self.ends[chosen])
 
@@ -135,7 +135,7 @@ def survives(tokenizer: "CLIPTokenizer", text: str, row: Sentences) -> bool:
     return read == row.ids[0, : int(row.ends[0]) + 1].tolist()
 
 
-def encode(text_encoder: nn.Module, rows: Sentences, vectors: Tensor | None = None) -> Tensor:
+def encode(text_encoder: "CLIPTextModel", rows: Sentences, vectors: Tensor | None = None) -> Tensor:
     """[N, L, D] float32, as `lethe.models.pipelines.encode_prompts` makes them, with a graph to `vectors`.
 
     `vectors` [N, k, W] are the embeddings at the free places; without them those of the ids that stand there.
@@ -150,7 +150,7 @@ def encode(text_encoder: nn.Module, rows: Sentences, vectors: Tensor | None = No
 
 
 @contextmanager
-def put(text_encoder: nn.Module, places: Tensor, vectors: Tensor) -> Iterator[None]:
+def put(text_encoder: "CLIPTextModel", places: Tensor, vectors: Tensor) -> Iterator[None]:
     """Within, the tokens at `places` [N, k] of each row have the vectors [N, k, W] for their embeddings: a hook on the
     token table, so that neither tokenizer nor text encoder change."""
 

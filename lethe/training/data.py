@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from lethe.files import tensors
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.files.io import META, checked, digest, read_json, write_json
 from lethe.models import pipelines
 from lethe.texts.wording import end_token, token_mask
@@ -96,7 +96,7 @@ def _encode_captions(
     place = {text: index for index, text in enumerate([*texts, *others])}
     empty = _embed(base, [""])
     found = {"embeddings": torch.cat([_embed(base, part) for part in (texts, others) if part]), "empty": empty}
-    index = {"captions": [*texts, *others], "caption": [place[text] for text in captions]}
+    index: dict[str, list] = {"captions": [*texts, *others], "caption": [place[text] for text in captions]}
     if anchors is not None:
         pairs, length = list(zip(captions, anchors, strict=True)), empty.shape[1]
         masks = {pair: token_mask(base.tokenizer, *pair, length) for pair in dict.fromkeys(pairs)}
@@ -138,7 +138,7 @@ def _joined(rows: range, futures: list[Future]) -> tuple[range, torch.Tensor]:
 
 
 @torch.inference_mode()
-def posterior(vae: torch.nn.Module, pixels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def posterior(vae: AutoencoderKL, pixels: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and std of the VAE's answer to pixels [B, 3, H, W] in [-1, 1], in the U-Net's units, on the CPU."""
     found = vae.encode(pixels.to(device)).latent_dist
     shift = getattr(vae.config, "shift_factor", None) or 0.0
@@ -146,7 +146,7 @@ def posterior(vae: torch.nn.Module, pixels: torch.Tensor, device: torch.device) 
     return ((found.mean - shift) * factor).float().cpu(), (found.std * factor).float().cpu()
 
 
-def own_resolution(path: str, revision: str | None, vae: torch.nn.Module) -> int:
+def own_resolution(path: str, revision: str | None, vae: AutoencoderKL) -> int:
     """Picture side in pixels that the base model was made for."""
     side = UNet2DConditionModel.load_config(path, subfolder="unet", revision=revision)["sample_size"]
     return (side if isinstance(side, int) else min(side)) * pipelines.vae_scale(vae)
@@ -162,6 +162,15 @@ def shares(total: int, parts: int, step: int) -> list[int]:
     base, remainder = divmod(total, parts)
     lucky = {(step * remainder + k) % parts for k in range(remainder)}
     return [base + (part in lucky) for part in range(parts)]
+
+
+class Captions(NamedTuple):
+    """What `Drawn` has beside latents."""
+
+    text: torch.Tensor
+    anchor: torch.Tensor | None
+    mask: torch.Tensor | None
+    end: torch.Tensor | None
 
 
 class Drawn(NamedTuple):
@@ -210,10 +219,20 @@ class Encoded:
         if not fits or not whole or last >= len(captions["embeddings"]):
             raise UserError(f"{folder}: its files do not belong together; delete it and run encode again")
         empty = captions["empty"].float().to(device)
-        latents = latents["mean"], latents["std"]
-        return cls(*latents, captions["embeddings"], empty, device=device, folder=folder, **rows)
+        return cls(
+            latents["mean"],
+            latents["std"],
+            captions["embeddings"],
+            empty,
+            rows["caption"],
+            device,
+            rows.get("anchor"),
+            rows.get("mask"),
+            rows.get("end"),
+            folder,
+        )
 
-    def check(self, unet: torch.nn.Module, where: str, like: "Encoded") -> None:
+    def check(self, unet: UNet2DConditionModel, where: str, like: "Encoded") -> None:
         """Raises UserError if latents or embeddings are not what the U-Net takes, or have another size than `like`."""
         channels, width = self.mean.shape[1], self.embeddings.shape[-1]
         if channels != unet.config.in_channels:
@@ -235,13 +254,14 @@ class Encoded:
         """`count` rows, drawn with replacement."""
         return torch.randint(len(self.caption), (count,), generator=draws)
 
-    def captions(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What `Drawn` has beside latents: text, anchor, mask and end of these rows."""
+    def captions(self, rows: torch.Tensor) -> Captions:
+        """The captions of these rows."""
         text = to_device(self.embeddings[self.caption[rows]].float(), self.device)
         if self.anchor is None:
-            return text, None, None, None
-        others = self.embeddings[self.anchor[rows]].float(), self.mask[rows].float(), self.end[rows]
-        return text, *(to_device(value, self.device) for value in others)
+            return Captions(text, None, None, None)
+        mask, end = needed(self.mask, "mask")[rows].float(), needed(self.end, "end")[rows]
+        others = self.embeddings[self.anchor[rows]].float(), mask, end
+        return Captions(text, *(to_device(value, self.device) for value in others))
 
     def batch(self, draws: torch.Generator, count: int, dropout: float = 0.0) -> Drawn:
         """`count` rows, their latents drawn from the posterior.
@@ -259,7 +279,8 @@ class Encoded:
             text = torch.where(drop[:, None, None], self.empty, text)
             if anchor is not None:
                 anchor = torch.where(drop[:, None, None], self.empty, anchor)
-                mask, end = mask * ~drop[:, None], torch.where(drop, 1, end)  # token 0 is the start, 1 the end
+                mask = needed(mask, "mask") * ~drop[:, None]
+                end = torch.where(drop, 1, needed(end, "end"))  # token 0 is the start, 1 the end
         return Drawn(latents, text, anchor, mask, end)
 
 

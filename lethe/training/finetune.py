@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.models import pipelines
 from lethe.models.machine import Fitted
 from lethe.stage.record import Budget
@@ -42,6 +42,14 @@ class Batch:
     mask: Tensor | None = None  # [B, L], 1 at the concept's tokens of the caption, 0 elsewhere
     end: Tensor | None = None  # [B] long, place of the caption's end token
     answers: tuple[Tensor, Tensor] | None = None  # the teacher's to the empty text and to `text`, if known
+
+
+@dataclass(frozen=True)
+class PictureBatch(Batch):
+    """A batch that was made of pictures: latents and noise are there."""
+
+    latents: Tensor
+    noise: Tensor
 
 
 # Where the upper level's batches come from: its step number k -> its batch, a pure function.
@@ -93,19 +101,21 @@ def prepare(
 
 def draw(
     sources: Sequence[Encoded], counts: Sequence[int], schedule: Schedule, draws: torch.Generator, dropout: float = 0.0
-) -> Batch:
+) -> PictureBatch:
     """`counts[i]` pictures of `sources[i]`, noised at timesteps uniform over the schedule, each its own."""
     parts = [source.batch(draws, count, dropout) for source, count in zip(sources, counts, strict=True) if count]
-    latents, text, *more = joined(parts)
+    latents, text = torch.cat([part.latents for part in parts]), torch.cat([part.text for part in parts])
+    anchor, mask, end = (joined(column) for column in zip(*(part[2:] for part in parts), strict=True))
     noise = to_device(torch.randn(latents.shape, generator=draws), latents.device)
     t = to_device(torch.randint(len(schedule), (len(latents),), generator=draws), latents.device)
-    return Batch(latents, noise, schedule.noised(latents, noise, t), t, text, sources[0].empty, *more)
+    noisy = schedule.noised(latents, noise, t)
+    return PictureBatch(latents, noise, noisy, t, text, sources[0].empty, anchor, mask, end)
 
 
-def joined(parts: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
-    """Columns of several sources one after the other; None where a source has none."""
-    columns = zip(*parts, strict=True)
-    return [None if any(part is None for part in column) else torch.cat(column) for column in columns]
+def joined(column: Sequence[Tensor | None]) -> Tensor | None:
+    """A column of several sources, one after the other; None where a source has none."""
+    parts = [part for part in column if part is not None]
+    return torch.cat(parts) if len(parts) == len(column) else None
 
 
 def answer(student: nn.Module, noisy: Tensor, t: Tensor, text: Tensor, budget: Budget) -> Tensor:
@@ -165,7 +175,7 @@ def lower(teacher: nn.Module, data: Encoded, schedule: Schedule, options: Mappin
     wanted = w_feat > 0
 
     @lru_cache(maxsize=1)
-    def asked(k: int) -> tuple[Batch, Tensor | None, dict[str, Tensor]]:
+    def asked(k: int) -> tuple[PictureBatch, Tensor | None, dict[str, Tensor]]:
         """The batch of a step, and the teacher's output and features on it."""
         batch = draw([data], [options["batch"]], schedule, generator(seed, "lower", k), options["caption_dropout"])
         if not (w_out or w_feat):
@@ -182,7 +192,7 @@ def lower(teacher: nn.Module, data: Encoded, schedule: Schedule, options: Mappin
             target = schedule.target(batch.latents, batch.noise, batch.t)
             terms["diff"] = losses.diffusion(output, target, schedule.weight[batch.t])
         if w_out:
-            terms["out"] = losses.mean_square(output, theirs)
+            terms["out"] = losses.mean_square(output, needed(theirs, "answer of the teacher"))
         if w_feat:
             terms["feat"] = losses.features(own, taught, pipelines.block_pairs(student, teacher))
         weights = {"diff": w_diff, "out": w_out, "feat": w_feat}
@@ -246,8 +256,8 @@ def check_needs(suppression: ModuleType, options: Mapping, concepts: Sequence[En
 def adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> torch.optim.AdamW:
     """AdamW, betas (0.9, 0.999); one fused kernel where there is one: on a CPU it takes a seventh of the time."""
     parameters = list(parameters)
-    how = {"fused": True} if parameters[0].device.type in ("cpu", "cuda") else {"foreach": True}
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, **how)
+    fused, foreach = (True, None) if parameters[0].device.type in ("cpu", "cuda") else (None, True)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused, foreach=foreach)
 
 
 def warm(lr: float, warmup: int, k: int) -> float:

@@ -16,14 +16,17 @@ def gradients(
 
     Leaves the student without gradients.
     """
-    parameters, found, terms = list(student.parameters()), [], {}
+    parameters = list(student.parameters())
+    found: list[list[Tensor]] = []
+    terms: dict[str, Tensor] = {}
     for level, number in zip((lower, upper), numbers, strict=True):
         loss, more = level(student, number)
         loss.backward()
         found.append(gauges.gradient(parameters))
         student.zero_grad(set_to_none=True)
         terms |= more
-    return *found, terms | {"cosine": gauges.cosine(*found)}
+    below, above = found
+    return below, above, terms | {"cosine": gauges.cosine(below, above)}
 
 
 def weighted(upper: Sequence[Tensor], lower: Sequence[Tensor], weight: Tensor | float) -> list[Tensor]:

@@ -174,7 +174,7 @@ def _check(bad: torch.Tensor, training: Training) -> None:
         raise UserError(
             f"step {step + 1}: the loss is not finite; lower the learning rate or raise the warm-up, and run again"
         )
-    values = [p for module in training.modules.values() for p in module.parameters()]
+    values: list[torch.Tensor] = [p for module in training.modules.values() for p in module.parameters()]
     norms = torch.stack([norm.float().to(bad.device) for norm in torch._foreach_norm(values, float("inf"))])
     if not norms.isfinite().all():
         raise UserError(

@@ -6,10 +6,14 @@ SNR = a_t^2 / s_t^2, v = a_t e - s_t z. All losses are float32 scalars; batches 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from lethe.files.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Schedule:
                 return z
 
 
-def schedule(scheduler: object, gamma: float | None, min_snr_v: str, device: torch.device) -> Schedule:
+def schedule(scheduler: "SchedulerMixin", gamma: float | None, min_snr_v: str, device: torch.device) -> Schedule:
     """From the base model's scheduler. Raises UserError if it is not one of epsilon-, v- or sample-prediction."""
     alphabar = getattr(scheduler, "alphas_cumprod", None)
     prediction = scheduler.config.get("prediction_type")
@@ -50,8 +54,8 @@ def schedule(scheduler: object, gamma: float | None, min_snr_v: str, device: tor
         )
     alphabar = alphabar.double()
     weight = snr_weight(alphabar / (1 - alphabar), gamma, prediction, min_snr_v)
-    tables = [table.float().to(device) for table in (alphabar.sqrt(), (1 - alphabar).sqrt(), weight)]
-    return Schedule(*tables, prediction)
+    a, s, weight = (table.float().to(device) for table in (alphabar.sqrt(), (1 - alphabar).sqrt(), weight))
+    return Schedule(a, s, weight, prediction)
 
 
 def snr_weight(snr: torch.Tensor, gamma: float | None, prediction: str, min_snr_v: str = "legacy") -> torch.Tensor:

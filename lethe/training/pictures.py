@@ -93,7 +93,7 @@ def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
     found = read_json(source)
     try:
         files = {int(image["id"]): str(Path(image["file_name"])) for image in found["images"]}
-        captions = {}
+        captions: dict[int, str] = {}
         for note in sorted(found["annotations"], key=lambda note: note["id"]):
             captions.setdefault(int(note["image_id"]), " ".join(_caption(source, note).split()))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -103,8 +103,10 @@ def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
         ) from None
     ids = sorted(files)
     for number in ids:
-        if captions.setdefault(number, prompt) is None:
-            raise UserError(f"{source} image {number}: {files[number]} has no caption; drop it or give it one")
+        if number not in captions:
+            if prompt is None:
+                raise UserError(f"{source} image {number}: {files[number]} has no caption; drop it or give it one")
+            captions[number] = prompt
         if not (folder / files[number]).is_file():
             raise UserError(f"{source} image {number}: {files[number]}: no such file in {folder}")
     names = [files[number] for number in ids]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from lethe.stage.record import Budget
@@ -36,7 +37,7 @@ class Trajectories:
     def __init__(
         self,
         network: nn.Module,
-        sampler: object,
+        sampler: DDIMScheduler,
         empty: Tensor,
         texts: Callable[[int], Tensor],
         latent_shape: tuple[int, int, int],
@@ -45,12 +46,13 @@ class Trajectories:
         steps: int,
         clean: bool = False,
     ) -> None:
-        """`network` is frozen, `sampler` a DDIMScheduler, `empty` [1, L, D] the empty prompt; `texts(window)` gives the
-        text of each row, [B, L, D] float32 on the device. `options` holds guidance, sampler_steps and reuse, at most
-        sampler_steps. With `clean`, states bring z_0 too."""
+        """`network` is frozen, `empty` [1, L, D] the empty prompt; `texts(window)` gives the text of each row, [B, L,
+        D] float32 on the device. `options` holds guidance, sampler_steps and reuse, at most sampler_steps. With
+        `clean`, states bring z_0 too."""
         self.network, self.sampler, self.empty, self.texts = network, sampler, empty, texts
         self.latent_shape, self.options, self.seed, self.steps, self.clean = latent_shape, options, seed, steps, clean
-        self.window, self.states = -1, []
+        self.window = -1
+        self.states: list[States] = []
 
     def at(self, k: int, budget: Budget) -> States:
         """Step k's states. The trajectories count when a window's first step asks for them: a run that goes on within
@@ -80,7 +82,7 @@ class Trajectories:
 @torch.no_grad()
 def draw(
     network: nn.Module,
-    sampler: object,
+    sampler: DDIMScheduler,
     empty: Tensor,
     text: Tensor,
     latent_shape: tuple[int, int, int],
@@ -114,7 +116,7 @@ def draw(
 
 def walk(
     network: nn.Module,
-    sampler: object,
+    sampler: DDIMScheduler,
     empty: Tensor,
     text: Tensor,
     x: Tensor,
@@ -138,7 +140,7 @@ def walk(
 @torch.no_grad()
 def pictures(
     network: nn.Module,
-    sampler: object,
+    sampler: DDIMScheduler,
     empty: Tensor,
     text: Tensor,
     latent_shape: tuple[int, int, int],
@@ -162,7 +164,7 @@ def pictures(
 @torch.no_grad()
 def arrive(
     student: nn.Module,
-    sampler: object,
+    sampler: DDIMScheduler,
     empty: Tensor,
     text: Tensor,
     latent_shape: tuple[int, int, int],

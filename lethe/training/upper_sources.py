@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from torch import Tensor
+import torch
 
 from lethe.models.schedulers import build_scheduler
 from lethe.stage.record import Budget
-from lethe.training.data import generator, shares
+from lethe.training.data import Captions, generator, shares
 from lethe.training.finetune import Batch, Setting, Source, draw, joined
 from lethe.training.trajectories import Trajectories
 
@@ -42,19 +42,21 @@ def trajectories(setting: Setting, options: Mapping, seed: int, budget: Budget) 
     concepts, reuse = setting.concepts, options["upper_reuse"]
 
     @lru_cache(maxsize=1)
-    def captions(window: int) -> tuple[Tensor | None, ...]:
-        """Text, anchor, mask and end of a window's rows."""
+    def captions(window: int) -> Captions:
+        """The captions of a window's rows."""
         draws = generator(seed, "upper", window)
         counts = shares(size, len(concepts), window)
         parts = [own.captions(own.rows(draws, n)) for own, n in zip(concepts, counts, strict=True) if n]
-        return tuple(joined(parts))
+        text = torch.cat([part.text for part in parts])
+        return Captions(text, *(joined(column) for column in zip(*(part[1:] for part in parts), strict=True)))
 
+    _, channels, height, width = concepts[0].mean.shape
     states = Trajectories(
         setting.teacher,
         build_scheduler("ddim", setting.scheduler, steps),
         concepts[0].empty,
-        lambda window: captions(window)[0],
-        tuple(concepts[0].mean.shape[1:]),
+        lambda window: captions(window).text,
+        (channels, height, width),
         {"batch": size, "guidance": GUIDANCE, "sampler_steps": steps, "reuse": reuse},
         seed,
         sys.maxsize,  # how many upper steps there are is the solver's to say

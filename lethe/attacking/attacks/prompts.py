@@ -32,7 +32,7 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping | None,
     missing = [name for name in victim.rows if name not in options["files"]]
     if missing:
         raise UserError(f"files: none of {', '.join(missing)}: give the attack prompts a CSV for each erased concept")
-    asked = {}
+    asked: dict[tuple[str, int], str] = {}
     for name, rows in victim.rows.items():
         asked |= {(name, number): text for number, text in matched(rows, options["files"][name]).items()}
     return Attacked(asked=asked, about={"provenance": options["provenance"]})

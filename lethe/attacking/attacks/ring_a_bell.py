@@ -18,7 +18,9 @@ pass is spent. Each row has its own generator. A row that is found is kept, so a
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from torch import Tensor
 from lethe.attacking.spellings import captions, check, reworded, spellings
 from lethe.attacking.victims import Attacked, Victim
 from lethe.erasing.erased import original_text_encoder
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.files.io import read_json, write_json
 from lethe.models.pipelines import encode_prompts
 from lethe.stage.record import Budget
@@ -34,6 +36,9 @@ from lethe.texts import tokens
 from lethe.texts.templates import name as named
 from lethe.training.data import Encoded, generator
 from lethe.training.loop import Keeping
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 NEEDS = ["concepts"]
 OPTIONS = {
@@ -75,12 +80,15 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget
             f"give 1 to {length - 2}"
         )
     words = tokens.vocabulary(base.tokenizer)
-    asked, states, facts, about = {}, {}, [], {"vocabulary": len(words), "pairs": {}}
+    asked: dict[tuple[str, int], str] = {}
+    states: dict[str, Tensor] = {}
+    facts: list[dict] = []
+    pairs: dict[str, int] = {}
     for name, rows in victim.rows.items():
         concept = victim.concepts[name]
         said = captions(victim.base.concepts[name])
         check(victim.base.concepts[name], said, name)
-        shift, about["pairs"][name] = direction(victim.base.concepts[name])
+        shift, pairs[name] = direction(victim.base.concepts[name])
         spoken = spellings(concept, said)
         allowed = torch.tensor([one for one in words if options["own_name"] or one not in own(base, concept)])
         for row in rows:
@@ -106,13 +114,19 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget
                 | {"distance": f"{distance:.6g}"}
             )
     texts = sum(map(len, victim.rows.values())) * options["population"] * options["generations"]
-    about |= {"texts_encoded": texts, "not_as_text": len(states)}
+    about = {
+        "vocabulary": len(words),
+        "pairs": pairs,
+        "texts_encoded": texts,
+        "not_as_text": len(states),
+    }
     return Attacked(asked=asked, states=states, facts=facts, about=about)
 
 
 def direction(pictures: Encoded) -> tuple[Tensor, int]:
     """d [L, D], and the number of pairs: captions of pictures and the same without the concept, each pair once."""
-    pairs = sorted(set(zip(pictures.caption.tolist(), pictures.anchor.tolist(), strict=True)))
+    anchor = needed(pictures.anchor, "anchor")
+    pairs = sorted(set(zip(pictures.caption.tolist(), anchor.tolist(), strict=True)))
     pairs = [(own, other) for own, other in pairs if own != other]
     with_it, without = torch.tensor(pairs).T
     texts = pictures.embeddings
@@ -124,7 +138,7 @@ def own(base: SimpleNamespace, concept: Mapping[str, str]) -> set[int]:
     return set(base.tokenizer(named(concept), add_special_tokens=False).input_ids)
 
 
-def kept(path: object, recipe: str) -> tuple[list[int], float] | None:
+def kept(path: Path, recipe: str) -> tuple[list[int], float] | None:
     """What an earlier, stopped run has found for a row."""
     if not path.is_file():
         return None
@@ -174,7 +188,7 @@ def measured(base: SimpleNamespace, members: Tensor, target: Tensor) -> Tensor:
     return torch.cat([(part - target).square().sum((1, 2)) for part in parts])
 
 
-def free(tokenizer: object, members: Tensor, length: int) -> tokens.Sentences:
+def free(tokenizer: "CLIPTokenizer", members: Tensor, length: int) -> tokens.Sentences:
     """Texts of nothing but these tokens [N, K]."""
     many, count = members.shape
     ids = torch.full((many, length), tokenizer.pad_token_id, device=members.device)

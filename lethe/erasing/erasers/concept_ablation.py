@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from lethe.erasing import trainable
 from lethe.erasing.erased import Erased
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.models.pipelines import encode_prompts
 from lethe.models.schedulers import build_scheduler
 from lethe.stage.record import Budget
 from lethe.training import losses
 from lethe.training.data import generator, shares, to_device
-from lethe.training.finetune import Batch, adamw, answer, descend
+from lethe.training.finetune import PictureBatch, adamw, answer, descend
 from lethe.training.loop import Keeping, Training, run
 from lethe.training.suppressions import concept_ablation as ablation
 from lethe.training.trajectories import pictures
@@ -89,7 +89,8 @@ def erase(
         terms = {"ablation": ablation.loss(unet, unet, batch, {}, budget)}
         if options["regularization"]:
             target = schedule.target(batch.latents, batch.noise, batch.t)
-            terms["diff"] = losses.mean_square(answer(unet, batch.noisy, batch.t, batch.anchor, budget), target)
+            anchor = needed(batch.anchor, "anchor")
+            terms["diff"] = losses.mean_square(answer(unet, batch.noisy, batch.t, anchor, budget), target)
         loss = terms["ablation"] + options["regularization"] * terms.get("diff", 0.0)
         descend(loss, optimizer, options["lr"])
         return {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
@@ -110,7 +111,7 @@ def _batches(
     options: Mapping,
     seed: int,
     budget: Budget,
-) -> Callable[[int], Batch]:
+) -> Callable[[int], PictureBatch]:
     """Draws the pictures; returns what makes step k's batch: noised pictures of the anchors, with the concepts' prompts
     for captions."""
     known = list(dict.fromkeys(concept["anchor"] for concept in concepts.values()))
@@ -122,7 +123,7 @@ def _batches(
     frozen, captions = network.eval().requires_grad_(False), anchors.repeat_interleave(options["pictures"], 0)
     latents = pictures(frozen, sampler, empty, captions, base.latent_shape, options, seed, budget)
 
-    def batch(k: int) -> Batch:
+    def batch(k: int) -> PictureBatch:
         draws, size = generator(seed, "concept_ablation", k), options["batch"]
         which = torch.arange(len(prompts)).repeat_interleave(torch.tensor(shares(size, len(prompts), k)))
         rows = place[which] * options["pictures"] + torch.randint(options["pictures"], (size,), generator=draws)
@@ -131,7 +132,7 @@ def _batches(
         rows, noise, t = (to_device(value, text.device) for value in (rows, noise, t))
         own, other = to_device(which, text.device), to_device(place[which], text.device)
         z = latents[rows]
-        return Batch(z, noise, schedule.noised(z, noise, t), t, texts[own], empty, anchors[other])
+        return PictureBatch(z, noise, schedule.noised(z, noise, t), t, texts[own], empty, anchors[other])
 
     return batch
 

@@ -132,7 +132,8 @@ def erase(
     united: dict[str, Tensor] = {}
     counts = {}
     for name, own in prompts.items():
-        found = masks(layers, *(norms(texts) for texts in reversed(list(zip(*own, strict=True)))), options)
+        without, told = zip(*own, strict=True)
+        found = masks(layers, norms(told), norms(without), options)
         counts[name] = sum(int(mask.sum()) for mask in found.values())
         united = {layer: mask | united[layer] if united else mask for layer, mask in found.items()}
     for layer, mask in united.items():

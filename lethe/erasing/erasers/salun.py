@@ -28,7 +28,7 @@ from lethe.erasing.erased import Erased
 from lethe.files.errors import UserError
 from lethe.stage.record import Budget
 from lethe.training.data import Encoded, generator, shares
-from lethe.training.finetune import Batch, adamw, answer, descend, draw
+from lethe.training.finetune import PictureBatch, adamw, answer, descend, draw
 from lethe.training.loop import Keeping, Training, run
 from lethe.training.losses import Schedule, mean_square, schedule
 from lethe.training.suppressions import concept_ablation
@@ -89,7 +89,7 @@ def erase(
     pictures, size = [base.concepts[name] for name in concepts], options["batch"]
     table = schedule(base.scheduler, None, "legacy", base.data.device)
 
-    def forget(stream: str, k: int) -> Batch:
+    def forget(stream: str, k: int) -> PictureBatch:
         return draw(pictures, shares(size, len(pictures), k), table, generator(seed, stream, k))
 
     batches = (forget("saliency", k) for k in range(options["saliency_batches"]))
@@ -139,7 +139,7 @@ def _check(concepts: Mapping[str, Mapping], pictures: Mapping[str, Encoded]) -> 
 def saliency(
     unet: nn.Module,
     parameters: Sequence[nn.Parameter],
-    batches: Iterable[Batch],
+    batches: Iterable[PictureBatch],
     table: Schedule,
     guidance: float,
     budget: Budget,

@@ -15,6 +15,7 @@ With `debias`, a concept is not erased: its new value W (k + sum_a c_a a) mixes 
 from pictures, round by round (see lethe.erasing.debias).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 
@@ -202,4 +203,4 @@ def _check(options: Mapping, kept: Sequence[str]) -> None:
 def _change(matrices: Mapping[str, nn.Linear], old: Mapping[str, Tensor]) -> float:
     """|W' - W| / |W| over all edited matrices together (Frobenius)."""
     moved = sum((matrix.weight.double() - old[name]).square().sum() for name, matrix in matrices.items())
-    return float((moved / sum(value.square().sum() for value in old.values())).sqrt())
+    return math.sqrt(moved / sum(value.square().sum() for value in old.values()))

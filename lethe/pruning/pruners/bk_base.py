@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from lethe.pruning.narrowing import Goal
 from lethe.pruning.pruners import _blocks
 
-OPTIONS = {}
+OPTIONS: dict[str, dict] = {}
 
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:

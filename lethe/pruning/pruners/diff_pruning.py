@@ -8,6 +8,7 @@ from functools import partial
 
 from diffusers import UNet2DConditionModel
 
+from lethe.files.errors import needed
 from lethe.pruning.calibration import taylor
 from lethe.pruning.narrowing import Goal, narrow
 
@@ -29,7 +30,7 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
     """Prunes `unet` in place; see the package's docstring."""
     weigh = partial(
         taylor,
-        calibration=goal.calibration,
+        calibration=needed(goal.calibration, "calibration"),
         options=goal.options,
         multivariable=False,
         threshold=goal.options["threshold"],

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lethe.pruning.narrowing import Goal, narrow
 
-OPTIONS = {}
+OPTIONS: dict[str, dict] = {}
 
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:

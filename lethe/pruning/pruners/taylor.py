@@ -7,6 +7,7 @@ from functools import partial
 
 from diffusers import UNet2DConditionModel
 
+from lethe.files.errors import needed
 from lethe.pruning.calibration import taylor
 from lethe.pruning.narrowing import Goal, narrow
 
@@ -16,5 +17,7 @@ OPTIONS = {"$ref": "#/$defs/gradients"}
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:
     """Prunes `unet` in place; see the package's docstring."""
-    weigh = partial(taylor, calibration=goal.calibration, options=goal.options, multivariable=True)
+    weigh = partial(
+        taylor, calibration=needed(goal.calibration, "calibration"), options=goal.options, multivariable=True
+    )
     return unet, narrow(unet, goal, weigh)

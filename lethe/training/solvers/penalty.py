@@ -73,6 +73,8 @@ OPTIONS = {  # lambda and inner_steps (K) are the paper's; how it couples the co
 class Multiplier(nn.Module):
     """lambda, where checkpoints find it, and how it follows the gap. Raises UserError if it has no room to grow."""
 
+    value: Tensor
+
     def __init__(self, options: Mapping, device: torch.device):
         super().__init__()
         self.first, self.most, self.growth = options["lambda"], options["lambda_most"], options["lambda_growth"]

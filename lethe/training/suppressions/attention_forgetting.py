@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lethe.files.errors import needed
 from lethe.models.attention import recorded
 from lethe.stage.record import Budget
 from lethe.training.finetune import Batch, answer
@@ -28,7 +29,8 @@ def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping,
 
 def tokens(batch: Batch, end_token: bool) -> Tensor:
     """[B, L] float32, 1 at the tokens that attention is to leave."""
-    return batch.mask.scatter(1, batch.end[:, None], 1.0) if end_token else batch.mask
+    mask = needed(batch.mask, "mask")
+    return mask.scatter(1, needed(batch.end, "end")[:, None], 1.0) if end_token else mask
 
 
 def attended(probabilities: Tensor, mask: Tensor) -> Tensor:

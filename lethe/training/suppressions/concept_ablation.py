@@ -8,12 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lethe.files.errors import needed
 from lethe.stage.record import Budget
 from lethe.training.finetune import Batch, answer
 from lethe.training.losses import mean_square
 
 NEEDS = ["anchor"]
-OPTIONS = {}
+OPTIONS: dict[str, dict] = {}
 
 
 def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping, budget: Budget) -> Tensor:
@@ -24,5 +25,5 @@ def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping,
     """
     output = answer(student, batch.noisy, batch.t, batch.text, budget)
     with torch.no_grad():
-        target = answer(student, batch.noisy, batch.t, batch.anchor, budget)
+        target = answer(student, batch.noisy, batch.t, needed(batch.anchor, "anchor"), budget)
     return mean_square(output, target)

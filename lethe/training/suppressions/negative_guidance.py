@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lethe.files.errors import needed
 from lethe.stage.record import Budget
 from lethe.training.finetune import Batch, answer, ask
 from lethe.training.losses import mean_square
@@ -46,10 +47,12 @@ def target(teacher: nn.Module, batch: Batch, options: Mapping, budget: Budget) -
     """
     if batch.answers and options["away_from"] == "empty":
         return opposite(*batch.answers, options["eta"])
-    origin = batch.anchor if options["away_from"] == "anchor" else batch.null.expand_as(batch.text)
-    text = torch.cat([origin, batch.text])
+    anchored = options["away_from"] == "anchor"
+    origin = needed(batch.anchor, "anchor") if anchored else batch.null.expand_as(batch.text)
+    both = torch.cat([origin, batch.text])
     noisy, t = torch.cat([batch.noisy, batch.noisy]), torch.cat([batch.t, batch.t])
-    return opposite(*ask(teacher, noisy, t, text, budget).chunk(2), options["eta"])
+    start, text = ask(teacher, noisy, t, both, budget).chunk(2)
+    return opposite(start, text, options["eta"])
 
 
 def opposite(origin: Tensor, text: Tensor, eta: float) -> Tensor:

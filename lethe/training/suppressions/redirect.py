@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from lethe.files.errors import needed
 from lethe.stage.record import Budget
 from lethe.training.finetune import Batch, answer, ask
 from lethe.training.losses import mean_square
 
 NEEDS = ["anchor"]
-OPTIONS = {}
+OPTIONS: dict[str, dict] = {}
 
 
 def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping, budget: Budget) -> Tensor:
@@ -19,4 +20,4 @@ def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping,
     own answer, so the target stays where it is.
     """
     output = answer(student, batch.noisy, batch.t, batch.text, budget)
-    return mean_square(output, ask(teacher, batch.noisy, batch.t, batch.anchor, budget))
+    return mean_square(output, ask(teacher, batch.noisy, batch.t, needed(batch.anchor, "anchor"), budget))
