@@ -20,6 +20,8 @@ SIDE = 160  # pixels that a shown picture's longer side has at the most
 GAP, LINE, LINES = 8, 12, 3  # pixels between pictures and of a prompt's line; lines of a prompt
 INK, PAPER = "#1c2430", "#ffffff"
 
+Face = ImageFont.FreeTypeFont | ImageFont.ImageFont  # the latter where Pillow was built without FreeType
+
 
 def write_sheet(folder: Path) -> None:
     """Puts SHEET beside the pictures of a samples folder: at most MOST of them, in the manifest's order, each above its
@@ -48,8 +50,8 @@ def shown(picture: Image.Image) -> Image.Image:
     """No larger than SIDE: small ones grow by a whole factor (their pixels stay visible), large ones shrink."""
     side = max(picture.size)
     factor = SIDE // side or SIDE / side
-    size = tuple(max(1, round(length * factor)) for length in picture.size)
-    return picture.resize(size, Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
+    width, height = (max(1, round(length * factor)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS)
 
 
 def drawn(entries: list[Entry], pictures: list[Image.Image]) -> Image.Image:
@@ -68,12 +70,12 @@ def drawn(entries: list[Entry], pictures: list[Image.Image]) -> Image.Image:
 
 
 @cache
-def font() -> ImageFont.FreeTypeFont:
+def font() -> Face:
     """The one that Pillow brings."""
     return ImageFont.load_default(LINE - 2)
 
 
-def wrapped(pen: ImageDraw.ImageDraw, text: str, width: int, face: ImageFont.FreeTypeFont, lines: int) -> list[str]:
+def wrapped(pen: ImageDraw.ImageDraw, text: str, width: int, face: Face, lines: int) -> list[str]:
     """Words in lines no wider than `width` pixels; what does not fit in `lines` lines ends in an ellipsis."""
     made: list[str] = []
     for word in text.split():
@@ -86,7 +88,7 @@ def wrapped(pen: ImageDraw.ImageDraw, text: str, width: int, face: ImageFont.Fre
     return [fitted(pen, line, width, face) for line in made]
 
 
-def fitted(pen: ImageDraw.ImageDraw, text: str, width: int, face: ImageFont.FreeTypeFont) -> str:
+def fitted(pen: ImageDraw.ImageDraw, text: str, width: int, face: Face) -> str:
     """The text, cut with an ellipsis where it is wider than `width` pixels."""
     if pen.textlength(text, face) <= width:
         return text

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lethe.files import io
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.params import options as opts
 from lethe.params import registry, rules
 from lethe.params.checking import check
@@ -69,7 +69,7 @@ def resolution(args: argparse.Namespace) -> int | None:
     return None if args.resolution == "none" else args.resolution
 
 
-def of_params(args: argparse.Namespace, section: str, key: str) -> object:
+def of_params(args: argparse.Namespace, section: str, key: str) -> Any:
     """A single value of the params file, or without one its default."""
     if args.params:
         return opts.load(args.params)[section][key]
@@ -110,15 +110,19 @@ def add_section(
         if package := rules.CHOICES.get(section, {}).get(key):
             about.append(f"one of {', '.join(registry.names(package))}")
         told = f"default: {word(rule['default'])}" if "default" in rule else "no default"
-        how = {"metavar": f"{{{','.join(rule['enum'])}}}" if "enum" in rule else "VALUE", "type": _value}
-        how["help"] = f"{'; '.join(about)} ({told})".lstrip().replace("%", "%%")
-        group.add_argument(flag(prefix + key), dest=f"value_{prefix}{key}", default=None, **how)
+        group.add_argument(
+            flag(prefix + key),
+            dest=f"value_{prefix}{key}",
+            metavar=f"{{{','.join(rule['enum'])}}}" if "enum" in rule else "VALUE",
+            type=_value,
+            help=f"{'; '.join(about)} ({told})".lstrip().replace("%", "%%"),
+        )
 
 
 def early_plugins(section: str, words: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """The plug-ins that a section's flags, the params file or the defaults choose, before flags are parsed."""
     return [
-        (package, registry.check(package, early(key, section, words)))
+        (package, registry.check(package, needed(early(key, section, words), key)))
         for key, package in rules.CHOICES[section].items()
     ]
 
