@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lethe.erasing.inputs import read_concepts, read_needs
 from lethe.files import io
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 from lethe.files.images import MANIFEST, SHEET, TAR, write_manifest, write_tar
 from lethe.models import pipelines
 from lethe.params import registry
@@ -117,7 +117,7 @@ def parsed(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, str,
     args.each = cli.of_params(args, "attacks", "prompts") if args.each is None else args.each
     if args.each < 1:
         raise UserError(f"--each: {args.each} is not at least 1")
-    return args, name, plugin
+    return args, needed(name, "attack"), needed(plugin, "attack")  # or else the parser has ended
 
 
 def read_rows(files: dict[str, Path], concepts: dict, count: int) -> dict[str, list[Prompt]]:

@@ -13,7 +13,7 @@ import gc
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lethe.files import io
 from lethe.files.errors import UserError
@@ -43,7 +43,7 @@ def main() -> None:
     if size not in kinds:
         raise UserError(f"--size: {size!r} is not one of {', '.join(kinds)}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else record.cpu_name()
-    found = {
+    found: dict[str, Any] = {
         "device": name,
         "size": size,
         "code": record.code_revision(),

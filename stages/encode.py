@@ -12,6 +12,7 @@ Out: latents.safetensors (mean and std of the VAE's posterior), captions.safeten
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lethe.files.errors import UserError
 from lethe.files.io import result_folder
@@ -62,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> None:
     base.vae.to(device)
     base.text_encoder.to(device)
     with result_folder(args.out) as part:
-        told = data.encode(found, base, part, resolution, options["flip"], device, anchors)
+        told: dict[str, Any] = data.encode(found, base, part, resolution, options["flip"], device, anchors)
         recorder.write(part, device=str(device), pictures=len(found), pixels=resolution, **told)
     if told["cut"]:
         print(pipelines.cut_line(told["cut"]))
@@ -71,9 +72,11 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def check_anchor(prompt: str | None, anchor: str | None) -> None:
     """Raises UserError for an anchor without a prompt, and for one that leaves nothing to forget."""
-    if anchor is not None and prompt is None:
+    if anchor is None:
+        return
+    if prompt is None:
         raise UserError(f"--anchor: {anchor!r} stands in for a prompt, which is missing; give --prompt too")
-    if anchor is not None and anchor.split() == prompt.split():
+    if anchor.split() == prompt.split():
         raise UserError(
             f"--anchor: {anchor!r} is the prompt itself, so there is nothing to forget; give what may be drawn in its "
             "place"

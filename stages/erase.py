@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lethe.erasing.inputs import read_concepts, read_needs
+from lethe.files.errors import needed
 from lethe.files.io import result_folder
 from lethe.models import pipelines
 from lethe.params import registry
@@ -49,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if plugin:
         cli.add_section(made, f"erase_{eraser}", plugin)
     args = made.parse_args(words)
+    eraser = needed(eraser, "eraser")  # or else the parser has ended
     args.resolution = cli.resolution(args)
     values = cli.section_values(args, f"erase_{eraser}", plugin)
     concepts = read_concepts(args.concepts)

@@ -9,8 +9,11 @@ params and latency_ms, dense and kept. --list shows what any pruned weights fold
     python -m stages.prune --list results/own/pruned
 """
 
+import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from lethe.erasing import guidance
 from lethe.files import io
@@ -21,6 +24,12 @@ from lethe.params.recipe import of_folder, of_model, of_result, recipe
 from lethe.stage import cli
 from lethe.stage.record import Recorder
 from lethe.stage.reuse import settled
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from lethe.pruning.calibration import Calibration
 
 VERSION = 2
 
@@ -85,7 +94,7 @@ def read_needs(values: dict, data: Path | None) -> dict[str, Path]:
     return found
 
 
-def run(args: object, values: dict, folders: dict[str, Path], recorder: Recorder) -> None:
+def run(args: argparse.Namespace, values: dict, folders: dict[str, Path], recorder: Recorder) -> None:
     """The work itself, once all has been checked that can be without torch."""
     import copy
 
@@ -110,7 +119,13 @@ def run(args: object, values: dict, folders: dict[str, Path], recorder: Recorder
     print(f"{args.out}: {'; '.join([*summary(found), *totals(facts)])}")
 
 
-def calibrate(folder: Path, base: object, unet: object, latent_shape: tuple, device: object) -> object:
+def calibrate(
+    folder: Path,
+    base: SimpleNamespace,
+    unet: "UNet2DConditionModel",
+    latent_shape: tuple[int, int, int],
+    device: "torch.device",
+) -> "Calibration":
     """Encoded pictures and the noise schedule. Raises UserError if the U-Net does not take them at this size."""
     from lethe.pruning.calibration import Calibration
     from lethe.training import losses
@@ -135,8 +150,8 @@ def listing(folder: Path) -> Iterator[str]:
     rows = [(path, "removed", "", "") for path in found.get("removed", [])]
     for path, layer in found["layers"].items():
         kept, total = len(layer["kept"]), layer["total"]
-        part = ("", "") if layer["kind"] == "dropped" else (f"{kept}/{total}", f"{100 * kept / total:.1f} %")
-        rows.append((path, layer["kind"], *part))
+        share = ("", "") if layer["kind"] == "dropped" else (f"{kept}/{total}", f"{100 * kept / total:.1f} %")
+        rows.append((path, layer["kind"], *share))
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     for path, kind, part, percent in rows:
         yield f"{path:{widths[0]}}  {kind:{widths[1]}}  {part:>{widths[2]}}  {percent:>{widths[3]}}".rstrip()
@@ -146,7 +161,8 @@ def listing(folder: Path) -> Iterator[str]:
 
 def summary(found: dict) -> list[str]:
     """What is left by kind of unit, and how many blocks are gone."""
-    kinds, parts = {}, []
+    kinds: dict[str, tuple[int, int]] = {}
+    parts = []
     for layer in found["layers"].values():
         kept, total = kinds.get(layer["kind"], (0, 0))
         kinds[layer["kind"]] = (kept + len(layer["kept"]), total + layer["total"])

@@ -12,8 +12,9 @@ latency too. A killed run goes on where it was and ends in the same pictures.
 
 import argparse
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lethe.erasing import guidance
 from lethe.files import io
@@ -28,6 +29,9 @@ from lethe.stage.record import Budget, Recorder, peak_memory_mb
 from lethe.stage.reuse import settled
 from lethe.texts.prompts import read_sets, repeated
 from lethe.texts.rows import Prompt
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 1
 Row = tuple[str, Prompt]  # name of the set, and the picture to draw
@@ -92,13 +96,20 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def make(
-    args: argparse.Namespace, device: object, values: dict, record: dict | None, rows: list, kept: Tiles, told: Recorder
+    args: argparse.Namespace,
+    device: "torch.device",
+    values: dict,
+    record: dict | None,
+    rows: Sequence[Row],
+    kept: Tiles,
+    told: Recorder,
 ) -> None:
     """Draws the tiles that are missing, and puts all together."""
     from lethe.drawing.sampling import tiles
     from lethe.drawing.sheets import write_sheet
 
-    wanted, facts = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}, {}
+    wanted = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}
+    facts: dict[str, Any] = {}
     files = kept.filled(wanted, lambda missing: draw(args, device, values, record, rows, missing, facts))
     with io.result_folder(args.out) as part:
         write_tar(part / TAR, (member for path in files for member in read_tar(path)))
@@ -113,13 +124,13 @@ def make(
 
 def draw(
     args: argparse.Namespace,
-    device: object,
+    device: "torch.device",
     values: dict,
     record: dict | None,
     rows: Sequence[Row],
     wanted: Sequence[Sequence[Row]],
     facts: dict[str, object],
-) -> Iterator[list[tuple[str, bytes]]]:
+) -> Generator[list[tuple[str, bytes]], None, None]:
     """For each tile its tar members; at the end `facts` is told of the networks and of all
     rows' texts, even if no tile was left to draw."""
     import torch
@@ -141,9 +152,9 @@ def draw(
         yield [
             (f"{name}/{row.case_number}.png", png(pixels)) for (name, row), pixels in zip(tile, pictures, strict=True)
         ]
-    facts["cut"] = cut_texts(base.tokenizer, base.text_encoder.config, (row.prompt for _, row in rows))
-    if facts["cut"]:
-        print(cut_line(facts["cut"]))
+    facts["cut"] = cut = cut_texts(base.tokenizer, base.text_encoder.config, (row.prompt for _, row in rows))
+    if cut:
+        print(cut_line(cut))
     facts["peak_memory_mb"] = peak_memory_mb()  # of drawing alone
     size = (base.latent_shape, text_length(args.base, args.revision))
     facts["unet"] = latency.deployed(unet, values["precision"], *size, device)

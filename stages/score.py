@@ -98,8 +98,8 @@ def main(words: Sequence[str] | None = None) -> None:
         found = score(work)
         write(found, part)
         reasons = evaluation.reasons(found.absent, concepts)
-        told = {"networks": of_judges(usable), "absent": reasons, "converted": found.work.converted}
-        recorder.write(part, device=str(device), **told)
+        converted = found.work.converted
+        recorder.write(part, device=str(device), networks=of_judges(usable), absent=reasons, converted=converted)
     print(evaluation.missing(reasons))
     print(evaluation.table(found.metrics))
     print(f"{args.out}: {len(found.table)} pictures scored")

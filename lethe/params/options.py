@@ -32,7 +32,7 @@ def check_rounds(distill: dict, bilevel: dict) -> None:
             raise UserError(f"bilevel.{key}: {told}; set it to at most that")
 
 
-def validate(given: object) -> dict:
+def validate(given: Mapping) -> dict:
     """The whole experiment, with defaults for what is not given. Raises UserError for a wrong type, value, plug-in, or
     name that one section uses of another."""
     values = complete(given, schema())
@@ -50,7 +50,7 @@ def validate(given: object) -> dict:
     return values
 
 
-def _check_names(values: Mapping) -> None:
+def _check_names(values: dict) -> None:
     """Raises UserError where one section names what another has not, or cannot go with."""
     grid = values["grid"]
     _check_arms(values, grid["arms"], "grid.arms")

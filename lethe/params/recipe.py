@@ -54,7 +54,7 @@ def of_model(path: str, revision: str | None) -> str:
     Raises UserError if it is neither a folder nor an id with a full commit as its revision (a branch may move).
     """
     if Path(path).is_dir():
-        return of_result(path) if (Path(path) / META).is_file() else of_folder(path)
+        return of_result(Path(path)) if (Path(path) / META).is_file() else of_folder(Path(path))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")
     if not revision or not re.fullmatch(r"[0-9a-f]{40}", revision):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lethe.files.errors import UserError
+from lethe.files.errors import UserError, needed
 
 LETHE = Path(__file__).resolve().parents[1]
 ROOMS = {  # where each package of plug-ins stands
@@ -58,7 +58,7 @@ def needs(package: str, name: str, options: Mapping | None = None) -> list[str]:
     found = literal(package, name, "NEEDS", [])
     if isinstance(found, dict):
         ((key, by_value),) = found.items()
-        return by_value[options[key]]
+        return by_value[needed(options, "options")[key]]
     return found
 
 
@@ -81,8 +81,9 @@ def literal(package: str, name: str, constant: str, default: object = ...) -> An
     path = folder(package) / f"{check(package, name)}.py"
     for node in _parsed(path, path.stat().st_mtime_ns).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        if any(getattr(target, "id", "") == constant for target in targets) and getattr(node, "value", None):
-            return ast.literal_eval(node.value)
+        value = getattr(node, "value", None)
+        if value and any(getattr(target, "id", "") == constant for target in targets):
+            return ast.literal_eval(value)
     if constant == "OPTIONS":
         return {}
     if default is not ...:

@@ -8,6 +8,7 @@ import copy
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import overload
 
 import yaml
 
@@ -35,6 +36,10 @@ def schema() -> dict:
     return resolved({key: rule for key, rule in _file().items() if key != "$defs"})
 
 
+@overload
+def resolved(rule: Mapping) -> dict: ...
+@overload
+def resolved(rule: object) -> object: ...
 def resolved(rule: object) -> object:
     """The rule with shared ones in the place of references to them, to any depth. Raises LookupError for one that
     `$defs` lacks: a mistake of the code, not of a user."""
@@ -81,6 +86,10 @@ def plugins_of(section: str, values: Mapping) -> list[tuple[str, str]]:
     ]
 
 
+@overload
+def complete(values: Mapping, rules: Mapping) -> dict: ...
+@overload
+def complete(values: object, rules: Mapping) -> object: ...
 def complete(values: object, rules: Mapping) -> object:
     """The values with the defaults of all keys that are left out, to any depth. What is wrong stays as it is."""
     if not isinstance(values, Mapping):

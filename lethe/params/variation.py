@@ -103,7 +103,7 @@ def varied(values: dict, changes: dict[str, object], arm: str, where: str) -> di
                 found[section] = dropped(found[section], package, found[section][key], str(new))
     for key, value in changes.items():
         section, _, last = key.rpartition(".")
-        place = found
+        place: object = found
         for step in section.split("."):
             place = place.get(step) if isinstance(place, dict) else None
         allowed = reads(arm)
