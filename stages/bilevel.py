@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lethe.erasing import guidance
 from lethe.files.io import result_folder, write_text
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params import registry
 from lethe.params.options import check_losses, check_rounds
 from lethe.params.recipe import of_model, of_result, recipe
@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     progress = loop.run(training, values["steps"], keeping, budgets, values["ema"])
     recorder.started -= progress.seconds
     with result_folder(args.out) as part:
-        pipelines.save_unet(setting.student, pipelines.read_pruning(args.pruned), part)
+        unets.save_unet(setting.student, unets.read_pruning(args.pruned), part)
         write_text(part / loop.LOG, loop.log_text(progress.rows))
         levels = {name: asdict(budget) for name, budget in budgets.items()}
         recorder.write(part, budget=budgets["lower"] + budgets["upper"], device=str(device), levels=levels)

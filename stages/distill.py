@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lethe.erasing import guidance
 from lethe.files.io import result_folder, write_text
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params.options import check_losses
 from lethe.params.recipe import of_model, of_result, recipe
 from lethe.stage import cli
@@ -64,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> None:
     progress = loop.run(training, values["steps"], keeping, {"total": budget}, values["ema"])
     recorder.started -= progress.seconds
     with result_folder(args.out) as part:
-        pipelines.save_unet(setting.student, pipelines.read_pruning(args.pruned), part)
+        unets.save_unet(setting.student, unets.read_pruning(args.pruned), part)
         write_text(part / loop.LOG, loop.log_text(progress.rows))
         recorder.write(part, budget=budget, device=str(device))
     loop.forget(keeping)

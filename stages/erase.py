@@ -15,7 +15,7 @@ from pathlib import Path
 from lethe.erasing.inputs import read_concepts, read_needs
 from lethe.files.errors import needed
 from lethe.files.io import result_folder
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params import registry
 from lethe.params.recipe import of_model, of_result, recipe
 from lethe.stage import cli
@@ -80,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> None:
     keeping = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds)
     found = registry.get("erasers", eraser).erase(unet, base, concepts, values, args.seed, keeping, budget)
     with result_folder(args.out) as part:
-        pipelines.save_unet(unet, pipelines.read_pruning(args.model) if args.model else None, part)
+        unets.save_unet(unet, unets.read_pruning(args.model) if args.model else None, part)
         erased.save(found, base, part)
         if found.progress:
             recorder.started -= found.progress.seconds

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from lethe.erasing import guidance
 from lethe.files import io
 from lethe.files.errors import UserError
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params import registry
 from lethe.params.recipe import of_folder, of_model, of_result, recipe
 from lethe.stage import cli
@@ -60,7 +60,7 @@ def main(words: Sequence[str] | None = None) -> None:
     pipelines.check_base(args.base, args.revision)
     pipelines.check_resolution(args.base, args.resolution)
     folders = read_needs(values, args.data) | ({"model": args.model} if args.model else {})
-    if args.model and pipelines.read_pruning(args.model):
+    if args.model and unets.read_pruning(args.model):
         raise UserError(f"--model: {args.model} is pruned already; give dense weights, or leave --model out")
     if args.model:
         guidance.check_unet_alone(args.model, "--model")
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, values: dict, folders: dict[str, Path], record
 
     device = cli.device(args)
     base = pipelines.load_base(args.base, args.revision, ["unet", "vae", "scheduler"])
-    dense = (pipelines.load_unet(args.model).requires_grad_(False) if args.model else base.unet).to(device)
+    dense = (unets.load_unet(args.model).requires_grad_(False) if args.model else base.unet).to(device)
     size = (pipelines.latent_shape(dense, base.vae, args.resolution), pipelines.text_length(args.base, args.revision))
     shared = {key: values[key] for key in ("keep_least", "tolerance")}
     own = {key: value for key, value in values.items() if key not in ("pruner", *shared)}
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, values: dict, folders: dict[str, Path], record
     unet, found = narrowing.prune(copy.deepcopy(dense), values["pruner"], goal)
     times = latency.compare({"dense": dense, "kept": unet}, *size, device)
     with io.result_folder(args.out) as part:
-        pipelines.save_unet(unet, found, part)
+        unets.save_unet(unet, found, part)
         facts = {"macs": found["macs"], "params": found["params"], "latency_ms": times}
         budget = calibration.budget if calibration else None
         recorder.write(part, budget=budget, device=str(device), **facts)
@@ -143,9 +143,9 @@ def calibrate(
 
 def listing(folder: Path) -> Iterator[str]:
     """Every layer's kept part, blocks that are gone, and totals. Raises UserError if the folder is not pruned."""
-    found = pipelines.read_pruning(folder)
+    found = unets.read_pruning(folder)
     if not found:
-        raise UserError(f"{folder}: no unet/{pipelines.PRUNING} there; --list takes a pruned weights folder")
+        raise UserError(f"{folder}: no unet/{unets.PRUNING} there; --list takes a pruned weights folder")
     meta = io.read_meta(folder) if (folder / io.META).is_file() else {}
     rows = [(path, "removed", "", "") for path in found.get("removed", [])]
     for path, layer in found["layers"].items():

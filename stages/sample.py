@@ -21,7 +21,8 @@ from lethe.files import io
 from lethe.files.errors import UserError
 from lethe.files.images import MANIFEST, SHEET, TAR, Entry, png, read_tar, write_manifest, write_tar
 from lethe.files.tiles import Tiles
-from lethe.models.pipelines import check_base, check_resolution, check_unet
+from lethe.models.pipelines import check_base, check_resolution
+from lethe.models.unets import check_unet
 from lethe.params.recipe import of_file, of_model, of_weights, recipe
 from lethe.stage import cli
 from lethe.stage.alone import alone
@@ -136,7 +137,8 @@ def draw(
     import torch
 
     from lethe.drawing import latency, sampling
-    from lethe.models.pipelines import cut_line, cut_texts, latent_shape, load_base, load_unet, text_length
+    from lethe.models.pipelines import cut_line, cut_texts, latent_shape, load_base, text_length
+    from lethe.models.unets import load_unet
 
     own = guidance.load_text_encoder(args.model) if args.model else None
     parts = ["vae", "tokenizer", "scheduler", *([] if own else ["text_encoder"]), *([] if args.model else ["unet"])]

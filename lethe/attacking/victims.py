@@ -21,7 +21,7 @@ from lethe.drawing.sampling import Settings, Start
 from lethe.erasing import erased, guidance
 from lethe.files.errors import UserError
 from lethe.files.images import Entry, Images, png
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.texts.rows import Prompt
 from lethe.training.data import fit, posterior
 from lethe.training.loop import Progress
@@ -119,7 +119,7 @@ def prepare(
         settings=settings,
         originals=originals(folders["originals"], rows, parts, device) if "originals" in folders else {},
         device=device,
-        pruning=pipelines.read_layers(folders["model"]) if "model" in folders else {},
+        pruning=unets.read_layers(folders["model"]) if "model" in folders else {},
     )
 
 

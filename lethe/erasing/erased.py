@@ -13,7 +13,7 @@ from lethe.erasing.guidance import GUIDANCE, TEXT_ENCODER, load_text_encoder, re
 from lethe.files import tensors
 from lethe.files.errors import UserError
 from lethe.files.io import write_json, write_text
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.training.data import Encoded
 from lethe.training.loop import LOG, Progress, log_text
 
@@ -53,7 +53,7 @@ def prepare(
     found = pipelines.load_base(base, revision, parts)
     found.base_text = [parameter.detach().clone() for parameter in found.text_encoder.parameters()]
     found.text_encoder = ((load_text_encoder(model) if model else None) or found.text_encoder).to(device)
-    unet = (pipelines.load_unet(model) if model else found.unet).to(device)
+    unet = (unets.load_unet(model) if model else found.unet).to(device)
     found.latent_shape = pipelines.latent_shape(unet, found.vae, resolution)
     encoded = {role: Encoded.load(folder, device) for role, folder in folders.items() if role != "model"}
     for role, pictures in encoded.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lethe.erasing import guidance
 from lethe.files.errors import UserError
 from lethe.files.io import META, read_meta
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, StableDiffusionPipeline
@@ -40,7 +40,7 @@ def load_pipeline(
         if base is not None:
             raise UserError(f"{folder}: is a whole pipeline; leave out base={str(base)!r}")
         return _assembled(str(folder), None, None)
-    if not pipelines.unet_folder(folder).is_dir():
+    if not unets.unet_folder(folder).is_dir():
         raise UserError(
             f"{folder}: neither a weights folder (no unet/ there) nor a {pipelines.PIPELINE} folder (no {INDEX}); "
             "give one of them"
@@ -56,7 +56,7 @@ def load_pipeline(
     if not Path(source).is_dir() and not revision:
         raise UserError(f"{source}: no such folder; give base=FOLDER, or a hub id with revision=COMMIT")
     pipelines.check_base(source, revision)
-    pipelines.check_unet(folder, source)
+    unets.check_unet(folder, source)
     return _assembled(source, revision, folder)
 
 
@@ -82,7 +82,7 @@ def _assembled(base: str, revision: str | None, weights: Path | None) -> StableD
         vae=found.vae,
         text_encoder=own or found.text_encoder,
         tokenizer=found.tokenizer,
-        unet=pipelines.load_unet(weights).requires_grad_(False) if weights else found.unet,
+        unet=unets.load_unet(weights).requires_grad_(False) if weights else found.unet,
         scheduler=_scheduler(base, revision),
         safety_checker=None,
         feature_extractor=None,

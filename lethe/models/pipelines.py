@@ -1,12 +1,10 @@
-"""Models on disk and in memory: the base pipeline's parts, and pruned U-Nets with their strict loader.
+"""A base pipeline's parts on disk and in memory, checked and loaded whole.
 
-A pruned U-Net is stock diffusers weights plus `pruning.json`, which names per layer the units that were kept.
 torch and diffusers are imported inside functions, so that a stage can check its inputs before it pays for them.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,12 +14,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from lethe.files.errors import UserError
-from lethe.files.io import META, checked, read_json, write_json, write_text
+from lethe.files.io import read_json
+from lethe.models.headers import WEIGHTS, check_safetensors, variant, weight_files
 from lethe.models.whole import check_finite, check_keys
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PIPELINE = "StableDiffusionPipeline"
@@ -32,8 +31,6 @@ CONFIGS = {
     "tokenizer": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-PRUNING = "pruning.json"
 UNFED = {  # keys of a U-Net's config: what it wants to be told beside time and text
     "class_embed_type": "a class or image embedding (unCLIP, upscaler)",
     "num_class_embeds": "a class embedding (upscaler)",
@@ -59,8 +56,8 @@ def check_base(path: str, revision: str | None) -> None:
     found = {part: read_json(folder / part / config) for part, config in CONFIGS.items()}
     check_configs(path, found)
     for part, stem in WEIGHTS.items():
-        for file in _weight_files(folder / part, stem):
-            _check_safetensors(file)
+        for file in weight_files(folder / part, stem):
+            check_safetensors(file)
 
 
 def check_configs(path: str, configs: Mapping[str, Mapping]) -> None:
@@ -107,43 +104,6 @@ def _check_index(path: str, index: dict) -> None:
         raise UserError(f"{path}: its model_index.json says {index.get('_class_name')!r}; only {PIPELINE} is supported")
 
 
-def _variant(folder: Path, stem: str) -> str | None:
-    """ "fp16" if the folder brings half-precision weights alone."""
-    plain = any((folder / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json"))
-    return "fp16" if not plain and (folder / f"{stem}.fp16.safetensors").is_file() else None
-
-
-def _weight_files(folder: Path, stem: str) -> list[Path]:
-    index = folder / f"{stem}.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(read_json(index)["weight_map"].values()))
-            return [folder / Path(name).name for name in names]  # beside it, wherever it points
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(f"{index}: lists no weights ({type(error).__name__}); fetch or make it again") from None
-    return [folder / (f"{stem}.fp16.safetensors" if _variant(folder, stem) else f"{stem}.safetensors")]
-
-
-def _check_safetensors(path: Path) -> None:
-    """Raises UserError if the file is missing, or shorter or longer than its header says."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weight file (weights must be safetensors)")
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError("header past the end")
-            header = json.loads(file.read(length))
-        wanted = 8 + length + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); fetch or make it again") from None
-    if size != wanted:
-        raise UserError(
-            f"{path}: {size} bytes, but its header says {wanted}: truncated or damaged; fetch or make it again"
-        )
-
-
 def load_base(path: str, revision: str | None, parts: Sequence[str]) -> SimpleNamespace:
     """The named parts of a base model: unet, vae, text_encoder, tokenizer, scheduler.
 
@@ -174,7 +134,7 @@ def _load_part(path: str, revision: str | None, part: str) -> object:
     if part in WEIGHTS:
         how |= {"use_safetensors": True, "dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
         if Path(path).is_dir():
-            how |= {"variant": _variant(Path(path) / part, WEIGHTS[part])}
+            how |= {"variant": variant(Path(path) / part, WEIGHTS[part])}
     try:
         if part == "scheduler":
             from diffusers import DDIMScheduler
@@ -223,147 +183,6 @@ def _model_class(part: str) -> type[AutoencoderKL | UNet2DConditionModel | CLIPT
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def unet_folder(folder: Path) -> Path:
-    """Where a U-Net's files lie: unet/ in a weights folder, or, where others saved a U-Net alone, the folder itself."""
-    folder = Path(folder)
-    alone = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
-    return folder if alone else folder / "unet"
-
-
-def check_unet(folder: Path, base: str) -> None:
-    """Checks the U-Net that is to draw in a base model's place, without torch: that it is one, that its weights are
-    whole, and that it reads texts and latents of the sizes that the base (if a folder) has. Raises UserError."""
-    place = unet_folder(folder)
-    if not place.is_dir():
-        raise UserError(f"{folder}: no folder unet there; give a weights folder, or one that a U-Net was saved in")
-    config = read_json(place / "config.json")
-    if config.get("_class_name") != "UNet2DConditionModel":
-        raise UserError(f"{place}: its config.json says {config.get('_class_name')!r}, not 'UNet2DConditionModel'")
-    foreign = not (Path(folder) / META).is_file()
-    if foreign and place != Path(folder) and (Path(folder) / "text_encoder").is_dir():
-        raise UserError(f"{folder}: holds a text_encoder too; give the whole {PIPELINE} folder (model_index.json)")
-    if foreign:
-        check_weights(place)
-    if not Path(base).is_dir():
-        return
-    text = read_json(Path(base) / "text_encoder" / "config.json").get("hidden_size")
-    latent = read_json(Path(base) / "vae" / "config.json").get("latent_channels")
-    for key, wanted, what in (
-        ("cross_attention_dim", text, "the width of texts"),
-        ("in_channels", latent, "channels of latents"),
-    ):
-        if isinstance(config.get(key), int) and isinstance(wanted, int) and config[key] != wanted:
-            raise UserError(
-                f"{folder}: {key} {config[key]}, but {base} has {wanted} ({what}); give the base that it was made from"
-            )
-
-
-def save_unet(unet: UNet2DConditionModel, pruning: dict | None, folder: Path) -> None:
-    """Writes unet/config.json, unet/diffusion_pytorch_model.safetensors (float32) and, unless dense, pruning.json.
-
-    Raises UserError for weights that are not finite: nothing good is drawn with them.
-    """
-    import torch
-
-    from lethe.files import tensors
-
-    target = Path(folder) / "unet"
-    state = {key: value.detach().to("cpu", torch.float32) for key, value in unet.state_dict().items()}
-    check_finite("the U-Net made here", state)
-    tensors.save(target / f"{WEIGHTS['unet']}.safetensors", state, {"format": "pt"})
-    config = json.loads(unet.to_json_string())
-    config.pop("_name_or_path", None)  # where this machine keeps the base
-    write_json(target / "config.json", config)
-    if pruning is not None:
-        write_text(target / PRUNING, _pruning_text(pruning))
-
-
-def _pruning_text(pruning: dict) -> str:
-    """JSON with one line a layer: the lists of kept units are long."""
-    if not pruning["layers"]:
-        return json.dumps(pruning, indent=2) + "\n"
-    layers = ",\n".join(f"    {json.dumps(name)}: {json.dumps(layer)}" for name, layer in pruning["layers"].items())
-    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in pruning.items() if key != "layers")
-    return "{\n" + head + '  "layers": {\n' + layers + "\n  }\n}\n"
-
-
-def read_pruning(folder: Path) -> dict | None:
-    """A weights folder's `pruning.json`: budget, macs, ..., and "layers": {path: {kind, total, kept}}; None if dense.
-
-    "removed" lists blocks that the base model has and this U-Net's config.json has not.
-    """
-    path = unet_folder(folder) / PRUNING
-    return read_json(path) if path.is_file() else None
-
-
-def read_layers(folder: Path) -> dict[str, dict]:
-    """What pruning kept, layer by layer; empty for a dense U-Net."""
-    return (read_pruning(folder) or {"layers": {}})["layers"]
-
-
-def load_unet(folder: Path) -> UNet2DConditionModel:
-    """The U-Net of a weights folder (or one that others saved, see `unet_folder`), float32, in eval mode, on the CPU.
-
-    Its output equals that of the model that was saved, bit for bit. Raises UserError if a file is missing, truncated,
-    or not the one `meta.json` speaks of, and if weights and `pruning.json` do not fit each other.
-    """
-    import torch
-    from diffusers import UNet2DConditionModel
-    from safetensors import SafetensorError
-
-    from lethe.models.cutting import cut
-
-    folder = Path(folder)
-    _check_files(folder)
-    place = unet_folder(folder)
-    config = read_json(place / "config.json")
-    layers = read_layers(folder)
-    try:
-        state = read_state(place)
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config)
-        cut(unet, layers)
-        told = unet.load_state_dict(state, strict=False, assign=True)
-    except (RuntimeError, ValueError, AttributeError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"{folder}: weights, config.json and {PRUNING} do not fit: {' '.join(str(error).split())[:300]}"
-        ) from None
-    check_keys(f"{folder}: its unet", told.missing_keys, told.unexpected_keys)
-    check_finite(f"{folder}: its unet", state)
-    return unet.eval()
-
-
-def check_weights(folder: Path) -> None:
-    """Raises UserError if a folder unet/ lacks its weights, or they are not whole; imports no torch."""
-    for file in _weight_files(folder, WEIGHTS["unet"]):
-        _check_safetensors(file)
-
-
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """The weights in a folder unet/, in float32 on the CPU. Raises UserError if a file is missing or not whole."""
-    import torch
-    from safetensors.torch import load_file
-
-    check_weights(folder)
-    state: dict[str, Tensor] = {}
-    for file in _weight_files(folder, WEIGHTS["unet"]):
-        # a copy: the file's own bytes are mapped without alignment, and may be replaced while we run
-        state |= {key: value.to(torch.float32, copy=True) for key, value in load_file(file).items()}
-    return state
-
-
-def _check_files(folder: Path) -> None:
-    if not unet_folder(folder).is_dir():
-        raise UserError(
-            f"{folder}: no folder unet there; give a weights folder (prune, distill, bilevel or erase makes it)"
-        )
-    if not (folder / META).is_file():
-        return
-    for file in sorted((folder / "unet").glob("*.safetensors")):
-        _check_safetensors(file)  # says more than that its sha256 differs
-    checked(folder, "unet/")
 
 
 def encode_prompts(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> Tensor:
@@ -425,24 +244,3 @@ def latent_shape(
         return unet.config.in_channels, height, width
     side = latent_side(resolution, vae_scale(vae))
     return unet.config.in_channels, side, side
-
-
-def hook_blocks(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:
-    """The blocks whose outputs feature distillation compares: all down blocks, the mid block if any, all up blocks."""
-    blocks = [(f"down_blocks.{i}", block) for i, block in enumerate(unet.down_blocks)]
-    if unet.mid_block is not None:
-        blocks.append(("mid_block", unet.mid_block))
-    return blocks + [(f"up_blocks.{i}", block) for i, block in enumerate(unet.up_blocks)]
-
-
-def block_pairs(student: UNet2DConditionModel, teacher: UNet2DConditionModel) -> list[tuple[str, str]]:
-    """Names of hooked blocks, the student's and the teacher's, whose outputs have one shape.
-
-    A student without a mid block has no pair for it. One without the innermost stages pairs its up blocks with the
-    teacher's outer ones; its last down block does not downsample as the teacher's does, so it has none (BK-SDM-Tiny).
-    """
-    lost = len(teacher.down_blocks) - len(student.down_blocks)
-    down = [(f"down_blocks.{i}", f"down_blocks.{i}") for i in range(len(student.down_blocks) - (lost > 0))]
-    both = student.mid_block is not None and teacher.mid_block is not None
-    up = [(f"up_blocks.{i}", f"up_blocks.{i + lost}") for i in range(len(student.up_blocks))]
-    return [*down, *([("mid_block", "mid_block")] if both else []), *up]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lethe.files.io import read_meta
 from lethe.measuring.runs import Run
-from lethe.models.pipelines import read_pruning
+from lethe.models.unets import read_pruning
 
 PASSES = ("student_forward", "student_backward", "teacher_forward")
 MB = 2**20

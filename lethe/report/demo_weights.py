@@ -16,7 +16,7 @@ from lethe.experiment.graph import Node, Plan
 from lethe.experiment.plan import build
 from lethe.files import io
 from lethe.files.errors import UserError
-from lethe.models import pipelines
+from lethe.models import headers, unets
 from lethe.params import options
 from lethe.params.recipe import of_result, recipe
 from lethe.stage import cli
@@ -60,12 +60,12 @@ def shrink(folder: Path, base: str, out: Path) -> None:
         return
     from lethe.files import tensors
 
-    unet = pipelines.load_unet(folder)
+    unet = unets.load_unet(folder)
     recorder = Recorder("shrink", VERSION, mine, OPTIONS, {"base": Path(base), "weights": folder})
     with io.result_folder(out) as part:
         shutil.copytree(folder / "unet", part / "unet", ignore=shutil.ignore_patterns("*.safetensors"))
         state = {key: value.half() for key, value in unet.state_dict().items()}
-        tensors.save(part / "unet" / f"{pipelines.WEIGHTS['unet']}.safetensors", state, {"format": "pt"})
+        tensors.save(part / "unet" / f"{headers.WEIGHTS['unet']}.safetensors", state, {"format": "pt"})
         recorder.write(part, origin={key: value for key, value in origin.items() if key != "files"})
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lethe.files.errors import UserError, needed
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.models.machine import Fitted
 from lethe.stage.record import Budget
 from lethe.training import losses
@@ -84,13 +84,13 @@ def prepare(
 
     Raises UserError if a folder is damaged, or if latents or captions are not what the networks take.
     """
-    student = pipelines.load_unet(pruned)
+    student = unets.load_unet(pruned)
     sources = {"data": Path(data)} | {f"concept {name}": path for name, path in (concepts or {}).items()}
     encoded = {name: Encoded.load(folder, device) for name, folder in sources.items()}
     for name, found in encoded.items():
         found.check(student, f"{sources[name]} ({name})", like=encoded["data"])
     loaded = pipelines.load_base(base, revision, ["scheduler", *([] if teacher else ["unet"])])
-    frozen = pipelines.load_unet(teacher).requires_grad_(False) if teacher else loaded.unet
+    frozen = unets.load_unet(teacher).requires_grad_(False) if teacher else loaded.unet
     # A frozen network needs no float32 copy of its weights, which autocast would cast anew at every step.
     dtype = torch.bfloat16 if options["precision"] == "bfloat16" else torch.float32
     schedule = losses.schedule(loaded.scheduler, options["snr_gamma"], options["min_snr_v"], device)
@@ -150,9 +150,7 @@ def features(unet: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = (
-        [module.register_forward_hook(keep(name)) for name, module in pipelines.hook_blocks(unet)] if wanted else []
-    )
+    handles = [module.register_forward_hook(keep(name)) for name, module in unets.hook_blocks(unet)] if wanted else []
     try:
         yield found
     finally:
@@ -194,7 +192,7 @@ def lower(teacher: nn.Module, data: Encoded, schedule: Schedule, options: Mappin
         if w_out:
             terms["out"] = losses.mean_square(output, needed(theirs, "answer of the teacher"))
         if w_feat:
-            terms["feat"] = losses.features(own, taught, pipelines.block_pairs(student, teacher))
+            terms["feat"] = losses.features(own, taught, unets.block_pairs(student, teacher))
         weights = {"diff": w_diff, "out": w_out, "feat": w_feat}
         total = sum(weights[name] * term for name, term in terms.items())
         return total, {"loss": total} | terms

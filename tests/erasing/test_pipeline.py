@@ -17,7 +17,7 @@ from lethe.drawing import sampling
 from lethe.erasing import erased
 from lethe.files.errors import UserError
 from lethe.files.io import result_folder, write_json
-from lethe.models import pipelines
+from lethe.models import unets
 from lethe.stage.record import Recorder
 from lethe.texts.rows import Prompt
 from tests.stages.running import PRUNE, stage
@@ -56,7 +56,7 @@ def with_text_encoder(pruned: Path, base: Path, out: Path) -> Path:
         for parameter in parts.text_encoder.parameters():
             parameter.mul_(1.1)
     with result_folder(out) as part:
-        pipelines.save_unet(unet, pipelines.read_pruning(pruned), part)
+        unets.save_unet(unet, unets.read_pruning(pruned), part)
         erased.save(erased.Erased(), parts, part)
         Recorder("erase", 0, "0123456789", {}, {"base": base, "model": pruned}).write(part)
     return out

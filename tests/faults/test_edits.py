@@ -16,7 +16,7 @@ from lethe.files import images, tensors
 from lethe.files.errors import UserError
 from lethe.files.io import checked, read_json, sha256, write_json
 from lethe.files.tiles import Tiles
-from lethe.models.pipelines import load_unet
+from lethe.models.unets import load_unet
 from lethe.stage import cli
 from lethe.training.data import Encoded
 from tests import tiny_judges

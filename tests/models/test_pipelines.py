@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from lethe.files.errors import UserError
 from lethe.files.io import sha256, write_json
-from lethe.models import cutting, pipelines
+from lethe.models import cutting, pipelines, unets
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -76,11 +76,11 @@ def test_parts_alone_and_half_precision(copy):
 
 def test_hook_blocks(tiny_base):
     unet = pipelines.load_base(str(tiny_base), None, ["unet"]).unet
-    blocks = dict(pipelines.hook_blocks(unet))
+    blocks = dict(unets.hook_blocks(unet))
     assert list(blocks) == ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"]
     assert all(blocks[name] is unet.get_submodule(name) for name in blocks)
     unet.mid_block = None
-    assert "mid_block" not in dict(pipelines.hook_blocks(unet))
+    assert "mid_block" not in dict(unets.hook_blocks(unet))
 
 
 def test_bad_bases(copy, tmp_path):
@@ -103,7 +103,7 @@ def test_bad_bases(copy, tmp_path):
 
 def test_weights_that_do_not_fit_their_config(copy):
     shutil.copy(copy / "vae" / WEIGHTS, copy / "unet" / WEIGHTS)
-    refused(lambda: pipelines.load_unet(copy), "its unet: lacks", "its config knows nothing of")
+    refused(lambda: unets.load_unet(copy), "its unet: lacks", "its config knows nothing of")
 
 
 def test_a_check_costs_no_torch(tiny_base):
@@ -125,7 +125,7 @@ def weights(tiny_base, tmp_path) -> Path:
     }
     cutting.cut(unet, layers)
     folder = tmp_path / "weights"
-    pipelines.save_unet(unet, {"budget": 0.9, "layers": layers}, folder)
+    unets.save_unet(unet, {"budget": 0.9, "layers": layers}, folder)
     files = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*.*")}
     write_json(folder / "meta.json", {"recipe": "0" * 10, "files": files})
     return folder
@@ -133,7 +133,7 @@ def weights(tiny_base, tmp_path) -> Path:
 
 def test_cut_and_loader_agree(weights, tiny_base):
     dense = pipelines.load_base(str(tiny_base), None, ["unet"]).unet
-    unet = pipelines.load_unet(weights)
+    unet = unets.load_unet(weights)
     assert not unet.training
     attention = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
     assert (attention.heads, attention.inner_dim, attention.inner_kv_dim) == (2, 16, 16)
@@ -149,13 +149,13 @@ def test_cut_and_loader_agree(weights, tiny_base):
     feed, full = (net.mid_block.attentions[0].transformer_blocks[0].ff for net in (unet, dense))
     assert torch.equal(feed.net[0].proj.weight, full.net[0].proj.weight[[3, 100, 131, 228]])
     assert torch.equal(feed.net[2].weight, full.net[2].weight[:, [3, 100]])
-    assert pipelines.read_pruning(weights)["budget"] == 0.9
+    assert unets.read_pruning(weights)["budget"] == 0.9
     assert "_name_or_path" not in json.loads((weights / "unet" / "config.json").read_text())
 
 
 def test_bad_weights_folders(weights, tmp_path):
-    load = lambda: pipelines.load_unet(weights)  # noqa: E731
-    refused(lambda: pipelines.load_unet(tmp_path / "nothing"), "no folder unet")
+    load = lambda: unets.load_unet(weights)  # noqa: E731
+    refused(lambda: unets.load_unet(tmp_path / "nothing"), "no folder unet")
     file = weights / "unet" / WEIGHTS
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -228,14 +228,14 @@ def test_layers_that_cannot_be_dropped(other_base, path, layer, words):
 def test_pruning_that_does_not_fit_the_weights(weights, wrong):
     (weights / "meta.json").unlink()
     write_json(weights / "unet" / "pruning.json", {"layers": wrong})
-    refused(lambda: pipelines.load_unet(weights), "do not fit")
+    refused(lambda: unets.load_unet(weights), "do not fit")
 
 
 def test_pruned_weights_without_pruning_json_are_not_mended_silently(weights):
     (weights / "unet" / "pruning.json").unlink()
-    refused(lambda: pipelines.load_unet(weights), "pruning.json", "missing")
+    refused(lambda: unets.load_unet(weights), "pruning.json", "missing")
     (weights / "meta.json").unlink()
-    refused(lambda: pipelines.load_unet(weights), "do not fit")
+    refused(lambda: unets.load_unet(weights), "do not fit")
 
 
 def test_pairs_of_blocks_whose_features_are_compared(other_base):
@@ -244,17 +244,17 @@ def test_pairs_of_blocks_whose_features_are_compared(other_base):
 
     teacher = pipelines.load_base(str(other_base), None, ["unet"]).unet
     same = ["down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2"]
-    assert pipelines.block_pairs(teacher, teacher) == [(name, name) for name in same]
+    assert unets.block_pairs(teacher, teacher) == [(name, name) for name in same]
     config = dict(teacher.config) | {"mid_block_type": None}
     small = UNet2DConditionModel.from_config(config)
-    assert pipelines.block_pairs(small, teacher) == [(name, name) for name in same if name != "mid_block"]
+    assert unets.block_pairs(small, teacher) == [(name, name) for name in same if name != "mid_block"]
     config |= {
         "block_out_channels": config["block_out_channels"][:2],
         "down_block_types": config["down_block_types"][:2],
         "up_block_types": config["up_block_types"][1:],
     }
     tiny = UNet2DConditionModel.from_config(config)
-    assert pipelines.block_pairs(tiny, teacher) == [
+    assert unets.block_pairs(tiny, teacher) == [
         ("down_blocks.0", "down_blocks.0"),
         ("up_blocks.0", "up_blocks.1"),
         ("up_blocks.1", "up_blocks.2"),

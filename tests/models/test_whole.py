@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lethe.files.errors import UserError
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.models.whole import check_finite, check_keys
 
 FILES = {
@@ -112,5 +112,5 @@ def test_weights_that_are_not_finite_are_not_kept(tiny_base, tmp_path):
     unet = pipelines.load_base(str(tiny_base), None, ["unet"]).unet
     unet.conv_out.bias.data[0] = float("nan")
     with pytest.raises(UserError, match=r"the U-Net made here: weight conv_out.bias has 1 of"):
-        pipelines.save_unet(unet, None, tmp_path)
+        unets.save_unet(unet, None, tmp_path)
     assert list(tmp_path.iterdir()) == []

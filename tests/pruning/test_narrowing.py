@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from lethe.files.errors import UserError
 from lethe.models.cutting import channels, cut, members
 from lethe.models.macs import count_macs, count_params, macs_by_module
-from lethe.models.pipelines import hook_blocks, latent_shape, load_base, load_unet, save_unet, text_length
+from lethe.models.pipelines import latent_shape, load_base, text_length
+from lethe.models.unets import hook_blocks, load_unet, save_unet
 from lethe.pruning import narrowing
 
 SETTINGS = {"keep_least": 0.2, "tolerance": 0.01}
@@ -221,7 +222,7 @@ def test_unknown_coupling_is_an_error(net, monkeypatch):
 FRESH = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from lethe.models.pipelines import load_unet
+from lethe.models.unets import load_unet
 torch.set_num_threads(1)
 for folder in sys.argv[1:]:
     given = load_file(folder + "/given.safetensors")

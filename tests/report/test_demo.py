@@ -11,7 +11,7 @@ from lethe.experiment import plan
 from lethe.files.errors import UserError
 from lethe.files.images import Images
 from lethe.files.io import META, read_meta, write_json
-from lethe.models import pipelines
+from lethe.models import unets
 from lethe.params import options
 from lethe.report import demo, demo_weights, grids
 from tests import experiments
@@ -67,8 +67,8 @@ def test_small_weights_are_the_results_in_float16(root, monkeypatch, capsys):
         assert meta["parents"]["base"]["folder"] == "models/atelier/pipeline"
         size, own = ((folder / "unet/diffusion_pytorch_model.safetensors") for folder in (small, node.folder))
         assert size.stat().st_size < 0.6 * own.stat().st_size
-        whole = pipelines.load_unet(node.folder).state_dict()
-        for key, value in pipelines.load_unet(small).state_dict().items():
+        whole = unets.load_unet(node.folder).state_dict()
+        for key, value in unets.load_unet(small).state_dict().items():
             assert value.equal(whole[key].half().float())
     assert capsys.readouterr().out.count("in float16") == 3
 

@@ -10,7 +10,7 @@ from lethe.drawing.sampling import Settings, Start, draw
 from lethe.files.errors import UserError
 from lethe.files.images import Images, read_manifest
 from lethe.files.io import read_meta, sha256
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params.recipe import of_file, of_model, of_result, recipe
 from lethe.texts.prompts import read_prompts
 from lethe.training import data
@@ -107,7 +107,7 @@ def test_pictures_carry_the_rows_own_prompts_and_seeds_whatever_was_asked(tiny, 
 def test_completion_hands_the_originals_to_the_victim(tiny, prompts, originals, tmp_path):
     attack(tiny, prompts, tmp_path / "out", "--originals", originals, **COMPLETION)
     base = pipelines.load_base(str(tiny.base), None, ["vae", "text_encoder", "tokenizer", "scheduler"])
-    unet = pipelines.load_unet(tiny.pruned)
+    unet = unets.load_unet(tiny.pruned)
     base.latent_shape = pipelines.latent_shape(unet)
     rows = {name: read_prompts(path)[::3] for name, path in prompts.items()}
     starts = victims.originals(originals, rows, base, torch.device("cpu"))

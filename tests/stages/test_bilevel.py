@@ -4,7 +4,7 @@ import pytest
 
 from lethe.files.errors import UserError
 from lethe.files.io import read_meta
-from lethe.models import pipelines
+from lethe.models import unets
 from tests.stages.running import alike, finished_without_torch, kill_after_first_checkpoint, stage, weights
 from tests.tiny_training import OPTIONS, UPPER
 
@@ -24,7 +24,7 @@ def test_trains_both_levels_and_counts_them_apart(ready, tmp_path):
     assert meta["budget"] == {key: lower[key] + upper[key] for key in lower}
     assert set(meta["parents"]) == {"base", "pruned", "data", "concept:monet", "concept:van_gogh"}
     assert weights(out) != weights(ready.pruned)
-    pipelines.load_unet(out)
+    unets.load_unet(out)
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert [bool(row["upper"]) for row in rows] == [False, True, False, True]
 

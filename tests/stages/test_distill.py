@@ -5,7 +5,7 @@ import pytest
 
 from lethe.files.errors import UserError
 from lethe.files.io import read_meta
-from lethe.models import pipelines
+from lethe.models import unets
 from lethe.training import losses
 from tests.stages.running import alike, finished_without_torch, kill_after_first_checkpoint, stage, weights
 from tests.tiny_training import OPTIONS
@@ -20,8 +20,8 @@ def test_trains_the_pruned_unet_and_says_what_it_cost(ready, tmp_path):
     assert set(meta["parents"]) == {"base", "pruned", "data"}
     assert meta["options"] == {"seed": 0, **values}
     assert weights(out) != weights(ready.pruned)
-    assert pipelines.read_pruning(out) == pipelines.read_pruning(ready.pruned)
-    pipelines.load_unet(out)
+    assert unets.read_pruning(out) == unets.read_pruning(ready.pruned)
+    unets.load_unet(out)
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     assert list(rows[0]) == ["step", "loss", "diff", "out", "feat", "passes"]

@@ -4,7 +4,7 @@ import pytest
 
 from lethe.files.errors import UserError
 from lethe.files.io import read_meta
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params import rules
 from lethe.params.recipe import of_model, of_result, recipe
 from tests.stages.running import PRUNE, finished_without_torch, stage, weights
@@ -44,7 +44,7 @@ def test_esd_edits_cross_attention_of_a_pruned_unet(ready, tmp_path):
     assert meta["recipe"] == recipe("erase", 2, options, parents)
     assert meta["budget"]["student_forward"] == meta["budget"]["student_backward"] == 6
     assert 0 < meta["budget"]["teacher_forward"] <= 2 * 2 * 2 * 4
-    before, after = (pipelines.load_unet(folder).state_dict() for folder in (ready.pruned, out))
+    before, after = (unets.load_unet(folder).state_dict() for folder in (ready.pruned, out))
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed
     assert all("attn2" in name for name in changed)
@@ -58,7 +58,7 @@ def test_without_weights_the_dense_base_forgets(ready, tmp_path):
     assert read_meta(out)["parents"].keys() == {"base"}
     assert not (out / "unet/pruning.json").exists()
     before = pipelines.load_base(str(ready.base), None, ["unet"]).unet.state_dict()
-    after = pipelines.load_unet(out).state_dict()
+    after = unets.load_unet(out).state_dict()
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed and all("attn2" in name for name in changed)
 
@@ -112,7 +112,7 @@ def test_an_eraser_that_guides_leaves_the_weights_and_says_how(tiny, tmp_path):
     stage("erase", *given, preset="medium")
     found = json.loads((tmp_path / "out/guidance.json").read_text())
     assert found["eraser"] == "sld"
-    before, after = (pipelines.load_unet(folder).state_dict() for folder in (tiny.pruned, tmp_path / "out"))
+    before, after = (unets.load_unet(folder).state_dict() for folder in (tiny.pruned, tmp_path / "out"))
     assert all(before[name].equal(after[name]) for name in before)
     meta = read_meta(tmp_path / "out")
     assert "guidance.json" in meta["files"] and "text_encoder/config.json" not in meta["files"]
@@ -153,7 +153,7 @@ def test_a_dense_net_that_forgot_can_be_healed(tiny, tmp_path):
     at = ["--base", tiny.base, "--seed", 0, "--data", tiny.data, "--out", tmp_path / "out", "--state", tmp_path / "s"]
     stage("distill", *at, "--pruned", tmp_path / "one", **OPTIONS)
     assert weights(tmp_path / "one") != weights(tmp_path / "out")
-    assert pipelines.read_pruning(tmp_path / "out") is None
+    assert unets.read_pruning(tmp_path / "out") is None
 
 
 def test_a_dense_net_can_be_erased_twice(tiny, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from lethe.atelier.world import CONTENTS, STYLES
 from lethe.files.io import read_json, sha256
 from lethe.measuring import judges
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 
 TINY = {
     "pictures": 80,
@@ -57,7 +57,7 @@ def test_the_pipeline_is_a_base_like_any_other(folder):
     assert text.shape == (2, 24, 64)
     assert not torch.equal(text[0], text[1])
     # SD 2.1's structure: enough levels for hooks, neurons and heads to exist on several
-    assert len(pipelines.hook_blocks(base.unet)) == 9
+    assert len(unets.hook_blocks(base.unet)) == 9
     assert sum(name.endswith("attn2") for name, _ in base.unet.named_modules()) == 10
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lethe.files.errors import UserError
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from lethe.params import registry
 from lethe.params.recipe import of_folder, of_model, of_result, recipe
 from stages import prune
@@ -60,7 +60,7 @@ def test_command(tiny_base, tmp_path):
     options = {"budget": 0.8, "pruner": "magnitude", "keep_least": 0.2, "tolerance": 0.01, "resolution": None}
     assert meta["options"] == options
     assert meta["recipe"] == recipe("prune", prune.VERSION, options, {"base": of_model(str(tiny_base), None)})
-    pruning = pipelines.read_pruning(out)
+    pruning = unets.read_pruning(out)
     assert pruning["pruner"] == "magnitude"
     assert meta["macs"] == pruning["macs"]
     assert meta["params"] == pruning["params"]
@@ -70,7 +70,7 @@ def test_command(tiny_base, tmp_path):
     assert all(value > 0 for times in meta["latency_ms"].values() for value in times.values())
     assert "latency_ms" not in pruning
     assert all(word in done.stdout for word in ("heads", "ffn", "resnet", "M MACs", "ms a forward pass"))
-    unet = pipelines.load_unet(out)
+    unet = unets.load_unet(out)
     assert sum(p.numel() for p in unet.parameters()) == meta["params"]["kept"]
 
     before = (out / "meta.json").stat().st_mtime_ns
@@ -83,11 +83,11 @@ def test_command(tiny_base, tmp_path):
 def test_other_base(other_base, tmp_path, monkeypatch):
     out = tmp_path / "pruned"
     run(monkeypatch, "--base", other_base, "--budget", "0.55", "--out", out, "--device", "cpu", *SETTINGS)
-    base, unet = pipelines.load_base(str(other_base), None, ["unet"]).unet, pipelines.load_unet(out)
+    base, unet = pipelines.load_base(str(other_base), None, ["unet"]).unet, unets.load_unet(out)
     x, text = torch.randn(1, 4, 12, 12), torch.randn(1, 20, 24)
     assert unet(x, torch.tensor(1), text).sample.shape == base(x, torch.tensor(1), text).sample.shape
-    assert pipelines.read_pruning(out)["latent_shape"] == [4, 12, 12]
-    assert pipelines.read_pruning(out)["text_length"] == 20
+    assert unets.read_pruning(out)["latent_shape"] == [4, 12, 12]
+    assert unets.read_pruning(out)["text_length"] == 20
 
 
 OPTIONS = {
@@ -107,14 +107,14 @@ def test_every_pruner_stores_what_the_loader_opens(tiny_base, pictures, tmp_path
     words = ["--pruner", name, "--keep-least", "0.1", "--tolerance", "0.02", *OPTIONS[name]]
     words += ["--data", pictures] if looks else []
     run(monkeypatch, "--base", tiny_base, "--budget", "0.45", "--out", out, "--device", "cpu", *words)
-    meta, found = json.loads((out / "meta.json").read_text()), pipelines.read_pruning(out)
+    meta, found = json.loads((out / "meta.json").read_text()), unets.read_pruning(out)
     assert found["pruner"] == name
     assert abs(meta["macs"]["kept"] / meta["macs"]["dense"] - 0.45) <= 0.02
     assert (meta["budget"]["student_backward"] > 0) == looks
     parents = {"base": of_model(str(tiny_base), None)} | ({"data": of_result(pictures)} if looks else {})
     assert meta["recipe"] == recipe("prune", prune.VERSION, meta["options"], parents)
     assert set(meta["parents"]) == set(parents)
-    unet = pipelines.load_unet(out)
+    unet = unets.load_unet(out)
     assert sum(p.numel() for p in unet.parameters()) == meta["params"]["kept"]
     sample = unet(torch.randn(1, 4, 8, 8), torch.tensor(3), torch.randn(1, 16, 16)).sample
     assert sample.isfinite().all()
@@ -148,7 +148,7 @@ def test_an_expert(tiny_base, tmp_path, monkeypatch, capsys):
     meta = json.loads((out / "meta.json").read_text())
     parents = {"base": of_model(str(tiny_base), None), "checkpoint": of_folder(folder)}
     assert meta["recipe"] == recipe("prune", prune.VERSION, meta["options"], parents)
-    assert sum(p.numel() for p in pipelines.load_unet(out).parameters()) == meta["params"]["kept"]
+    assert sum(p.numel() for p in unets.load_unet(out).parameters()) == meta["params"]["kept"]
     capsys.readouterr()
     run(monkeypatch, "--list", out)
     shown = capsys.readouterr().out
@@ -162,11 +162,11 @@ def test_dense_weights_may_be_given(tiny_base, tmp_path, monkeypatch):
     with torch.no_grad():
         for parameter in dense.parameters():
             parameter.mul_(0.5)
-    pipelines.save_unet(dense, None, tmp_path / "dense")
+    unets.save_unet(dense, None, tmp_path / "dense")
     (tmp_path / "dense" / "meta.json").write_text(json.dumps({"recipe": "0123456789"}))
     words = ["--base", tiny_base, "--model", tmp_path / "dense", "--budget", "0.8", "--device", "cpu", *SETTINGS]
     run(monkeypatch, *words, "--out", tmp_path / "out")
-    unet, meta = pipelines.load_unet(tmp_path / "out"), json.loads((tmp_path / "out" / "meta.json").read_text())
+    unet, meta = unets.load_unet(tmp_path / "out"), json.loads((tmp_path / "out" / "meta.json").read_text())
     assert torch.equal(unet.conv_in.weight, dense.conv_in.weight)
     assert meta["parents"]["model"]["recipe"] == "0123456789"
     with pytest.raises(UserError, match="is pruned already"):

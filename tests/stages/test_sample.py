@@ -14,7 +14,8 @@ from lethe.files.images import Images, read_tar
 from lethe.files.tiles import Tiles
 from lethe.models import precision
 from lethe.models.cutting import cut
-from lethe.models.pipelines import load_base, save_unet
+from lethe.models.pipelines import load_base
+from lethe.models.unets import save_unet
 from lethe.stage.record import Recorder
 from stages import sample
 

@@ -17,7 +17,8 @@ from lethe.files.errors import UserError
 from lethe.files.images import Images, read_tar
 from lethe.measuring import evaluation
 from lethe.models.cutting import cut
-from lethe.models.pipelines import load_base, save_unet
+from lethe.models.pipelines import load_base
+from lethe.models.unets import save_unet
 from lethe.stage import cli
 from lethe.stage.record import Recorder
 from stages import sample, score

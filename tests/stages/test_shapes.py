@@ -9,7 +9,7 @@ import pytest
 
 from lethe.files.errors import UserError
 from lethe.files.io import read_meta, result_folder
-from lethe.models import cutting, pipelines
+from lethe.models import cutting, pipelines, unets
 from lethe.params import options, registry
 from lethe.stage.record import Recorder
 from tests.stages.running import Ready, stage, weights
@@ -47,7 +47,7 @@ def short(request, other, tmp_path_factory) -> Ready:
         layers = {path: {"kind": "dropped", "total": 1, "kept": []} for path in GONE}
         cutting.cut(unet, layers)
         with result_folder(out) as part:
-            pipelines.save_unet(unet, {"pruner": "by hand", "budget": 0.5, "layers": layers}, part)
+            unets.save_unet(unet, {"pruner": "by hand", "budget": 0.5, "layers": layers}, part)
             Recorder("prune", 0, "by-hand", {}, {}).write(part)
     else:
         words = ["--base", other.base, "--out", out, "--pruner", "bk_tiny", "--keep-least", 0.2, "--tolerance", 0.01]
@@ -59,7 +59,7 @@ def short(request, other, tmp_path_factory) -> Ready:
 
 def changed(before: Path, after: Path) -> set[str]:
     """Names of the weights that differ; both nets are loaded by what they were saved with."""
-    old, new = (pipelines.load_unet(folder).state_dict() for folder in (before, after))
+    old, new = (unets.load_unet(folder).state_dict() for folder in (before, after))
     assert old.keys() == new.keys()
     return {name for name in old if not old[name].equal(new[name])}
 
@@ -73,7 +73,7 @@ def test_every_eraser(short, tmp_path, eraser):
     found = changed(short.pruned, out)
     assert bool(found) != registry.guides(eraser)
     assert all(".attn2." in name for name in found)
-    assert pipelines.read_pruning(out) == pipelines.read_pruning(short.pruned)
+    assert unets.read_pruning(out) == unets.read_pruning(short.pruned)
 
 
 @pytest.mark.parametrize(("solver", "suppression"), PAIRS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lethe.files.io import read_meta
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from tests import experiments
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_ten_lines_are_an_eraser(tmp_path, tiny_base):
     assert "monet erased with pointing" in run(COMMAND)
     assert read_meta(tmp_path / "out/pointing")["eraser"] == {"concepts": 1}
     before = pipelines.load_base(str(tiny_base), None, ["unet"]).unet.state_dict()
-    after = pipelines.load_unet(tmp_path / "out/pointing").state_dict()
+    after = unets.load_unet(tmp_path / "out/pointing").state_dict()
     assert all(
         name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
         for name in before

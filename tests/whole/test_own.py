@@ -18,7 +18,7 @@ from PIL import Image
 
 from lethe.files import images
 from lethe.files.io import read_json, read_meta
-from lethe.models import pipelines
+from lethe.models import pipelines, unets
 from tests import experiments
 from tests.tiny_judges import clip, resnet
 
@@ -93,7 +93,7 @@ def test_the_pruned_model_has_the_budget_and_the_base_s_form(made, other_base):
     assert abs(macs["kept"] / macs["dense"] - 0.80) <= 0.01
     dense = pipelines.load_base(str(other_base), None, ["unet", "scheduler"])
     assert dense.scheduler.config.prediction_type == "epsilon"
-    pruned = pipelines.load_unet(folder)
+    pruned = unets.load_unet(folder)
     assert pruned.config.block_out_channels == dense.unet.config.block_out_channels
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in dense.unet.parameters())
 

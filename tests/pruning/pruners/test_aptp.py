@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lethe.files.errors import UserError
 from lethe.models.cutting import cut
-from lethe.models.pipelines import hook_blocks, load_unet, save_unet
+from lethe.models.unets import hook_blocks, load_unet, save_unet
 from lethe.pruning import narrowing
 from lethe.pruning.pruners import aptp
 from tests.tiny_training import same

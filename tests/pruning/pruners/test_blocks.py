@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lethe.files.errors import UserError
-from lethe.models.pipelines import load_unet, save_unet
+from lethe.models.unets import load_unet, save_unet
 from lethe.pruning import narrowing
 from tests.tiny_training import same
 
