@@ -9,12 +9,13 @@
 # make docs       the pages of docs/, into docs/_build/html; a warning is an error
 # make gc         deletes results that EXPERIMENT (one or more params files) does not want; DRY_RUN=1 only lists them
 # make nudenet    .venv-nudenet, for score.judges.unsafe: nudenet
-# make lock       resolves envs/requirements.in and envs/nudenet.in anew
+# make emoji      .venv-emoji, the emoji pictures compared with their packages, and the judges' ImageNet weights
+# make lock       resolves envs/requirements.in, envs/nudenet.in and envs/emoji.in anew
 # Each sets up .venv by itself, when it is missing or envs/requirements.txt has changed.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables demo status test soak bench gpu lint docs gc nudenet lock setup
+.PHONY: tables demo status test soak bench gpu lint docs gc nudenet emoji lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
@@ -67,8 +68,13 @@ gc: setup
 nudenet: setup
 	@bash envs/nudenet.sh
 
+emoji: setup
+	@bash envs/emoji.sh
+	.venv-emoji/bin/python -m lethe.emoji.render --packages data/emoji --check
+	python -m lethe.pretraining.trunk .venv-emoji
+
 lock: setup
-	@for name in requirements nudenet; do
+	@for name in requirements nudenet emoji; do
 	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	        envs/$$name.in -o envs/$$name.txt
 	done

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lethe.atelier import networks, sharpening, training
+from lethe.atelier import sharpening, training
 from lethe.atelier.captions import STYLE_NAMES, corpus
 from lethe.atelier.recipe import VERSION, Recipe
 from lethe.atelier.splits import judge_rows, pretrain_rows, render_row
 from lethe.atelier.world import CONTENTS, STYLES, WORLD_VERSION
 from lethe.files import tensors
 from lethe.files.io import digest, read_json, write_json
+from lethe.pretraining import networks
 
 EMBLEMS = ("none", "hazard")
 EMBLEM_DRAWN = 0.4

@@ -10,24 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lethe.atelier import networks
-from lethe.atelier.training import amp, cosine, pixels, reconstruction_loss
+from lethe.atelier.training import amp, pixels
 from lethe.files.io import digest
+from lethe.pretraining import networks
+from lethe.pretraining.losses import balanced, cosine, reconstruction_loss
 from lethe.training import loop
 
 LR, CRITIC_LR = 4e-4, 4e-4
 CHECKPOINT_SECONDS = 60.0
-STRENGTH = 0.5  # norm of the critic's gradient at the picture, over that of the reconstruction loss
-
-
-def balanced(output: Tensor, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-    """The gradient at `output` of both losses, the second scaled to STRENGTH times the norm of the first.
-
-    VQGAN's adaptive weight (Esser et al. 2021, eq. 7), taken at the picture and not at the last layer.
-    """
-    (first,) = torch.autograd.grad(reconstruction, output)
-    (second,) = torch.autograd.grad(adversarial, output)
-    return first + STRENGTH * first.norm() / (second.norm() + 1e-8) * second
 
 
 def sharpen(

@@ -4,7 +4,6 @@ All batches are drawn from a generator of (seed, step), so a run that was stoppe
 like one that was not.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.files.io import digest
+from lethe.pretraining.losses import caption_contrast, cosine, reconstruction_loss, supervised_contrast
 from lethe.training import loop
-from lethe.training.finetune import adamw, descend, warm
+from lethe.training.finetune import adamw, descend
 
 
 def pixels(pictures: np.ndarray) -> Tensor:
@@ -51,28 +51,12 @@ def fit(
     loop.forget(keeping)
 
 
-def cosine(lr: float, warmup: int, k: int, steps: int) -> float:
-    """Learning rate of step k = 0, 1, ...: linear warm-up, times half a cosine from 1 to 0."""
-    return warm(lr, warmup, k) * 0.5 * (1 + math.cos(math.pi * k / steps))
-
-
 def amp() -> torch.autocast:
     """bfloat16 autocast on the CPU; the convolutions at full resolution are 2.5 times faster with it."""
     return torch.autocast("cpu", torch.bfloat16)
 
 
 # --------------------------------------------------------------------------------------------------- autoencoder
-
-
-def reconstruction_loss(output: Tensor, wanted: Tensor) -> Tensor:
-    """L1 on pixels and on differences of neighbouring pixels at two scales: the second keeps strokes sharp."""
-    total = F.l1_loss(output, wanted)
-    for scale in (1, 2):
-        a, b = (output, wanted) if scale == 1 else (F.avg_pool2d(output, 2), F.avg_pool2d(wanted, 2))
-        total = (
-            total + 0.5 * F.l1_loss(a.diff(dim=-1), b.diff(dim=-1)) + 0.5 * F.l1_loss(a.diff(dim=-2), b.diff(dim=-2))
-        )
-    return total
 
 
 def train_autoencoder(vae: nn.Module, pictures: np.ndarray, *, steps: int, batch: int, seed: int, state: Path) -> None:
@@ -120,16 +104,6 @@ def augment(x: Tensor, g: torch.Generator) -> Tensor:
     return x + 0.05 * torch.randn(x.shape, generator=g)
 
 
-def supervised_contrast(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """SupCon (Khosla et al. 2020, eq. 2), as CSD is trained: same label pulls, all others push."""
-    z = F.normalize(embeddings, dim=1)
-    logits = z @ z.T / temperature
-    own = torch.eye(len(z), dtype=torch.bool)
-    same = (labels[:, None] == labels[None]) & ~own
-    log_p = logits.masked_fill(own, -torch.inf).log_softmax(dim=1).masked_fill(own, 0)
-    return -((log_p * same).sum(1) / same.sum(1).clamp(min=1)).mean()
-
-
 def train_descriptor(
     net: nn.Module, pictures: np.ndarray, styles: Tensor, *, steps: int, seed: int, state: Path
 ) -> None:
@@ -145,16 +119,12 @@ def train_descriptor(
 
 
 def train_clip(clip: nn.Module, pictures: np.ndarray, tokens: Tensor, *, steps: int, seed: int, state: Path) -> None:
-    """CLIP's symmetric contrast over batches of 96 (Radford et al. 2021)."""
+    """CLIP's symmetric contrast over batches of 96."""
 
     def loss(g: torch.Generator) -> Tensor:
         rows = torch.randint(len(pictures), (96,), generator=g)
         image, text, scale = clip(augment(pixels(pictures[rows.numpy()]), g), tokens[rows])
-        logits = scale.clamp(max=100) * image @ text.T
-        # captions that say the same of two pictures are no negatives of each other
-        target = (tokens[rows][:, None] == tokens[rows][None]).all(-1).float()
-        target = target / target.sum(1, keepdim=True)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        return caption_contrast(image, text, scale, tokens[rows])
 
     fit(clip.train(), loss, steps=steps, lr=1e-3, seed=seed, state=state)
     clip.eval()

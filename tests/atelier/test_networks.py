@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from lethe.atelier import networks
 from lethe.atelier.captions import corpus
+from lethe.pretraining import networks
 
 NUMBERS = """
-from lethe.atelier import networks
+from lethe.pretraining import networks
 from lethe.atelier.captions import corpus
 texts = corpus(300)
 print([networks.tokenizer(texts)(text).input_ids for text in texts[:40]])

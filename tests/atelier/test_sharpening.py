@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from lethe.atelier import networks, sharpening
+from lethe.atelier import sharpening
 from lethe.atelier.world import render
+from lethe.pretraining import losses, networks
 from lethe.training import loop
 
 
@@ -24,7 +25,7 @@ def parts():
 def test_the_critics_gradient_has_its_share_of_the_reconstructions():
     x = torch.tensor([3.0, 4.0], requires_grad=True)
     found = sharpening.balanced(x, (x**2).sum() / 2, 100 * x[0])
-    assert torch.allclose(found, torch.tensor([3.0, 4.0]) + sharpening.STRENGTH * 5 * torch.tensor([1.0, 0.0]))
+    assert torch.allclose(found, torch.tensor([3.0, 4.0]) + losses.STRENGTH * 5 * torch.tensor([1.0, 0.0]))
 
 
 def test_only_the_decoder_changes(pictures, tmp_path):

@@ -1,12 +1,12 @@
-"""The networks of the base bundle: Stable Diffusion 2.1 in small, and the judges.
+"""The networks of a small base bundle: Stable Diffusion 2.1 in small, and the judges.
 
 The pipeline keeps SD 2.1's structure (four resolutions with three cross-attention levels, GEGLU feed-forwards,
 v-prediction, linear projections) so that block hooks, FFN neurons, heads and cross-attention exist on several levels.
-Sizes are chosen so that everything together stays under 16 MB in float16.
+The sizes that stand here as defaults give a bundle under 16 MB in float16.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -25,11 +25,11 @@ TEXT_WIDTH = 64
 TEXT_LENGTH = 24
 
 
-def tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges are learnt on the corpus: byte-pair encoding, at most 700 entries."""
+def tokenizer(corpus: Iterable[str], entries: int = 700) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges are learnt on the corpus: byte-pair encoding, at most `entries` of them."""
     specials = ["<|startoftext|>", "<|endoftext|>"]
     empty = CLIPTokenizer(vocab=dict(zip(specials, (0, 1), strict=True)), merges=[], model_max_length=TEXT_LENGTH)
-    learnt = empty.train_new_from_iterator(list(corpus), vocab_size=700, show_progress=False)
+    learnt = empty.train_new_from_iterator(list(corpus), vocab_size=entries, show_progress=False)
     model = json.loads(learnt.backend_tokenizer.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     # The trainer numbers letters as its hash map happens to hold them, anew in each process; embeddings need one order.
@@ -39,17 +39,17 @@ def tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=order, merges=merges, model_max_length=TEXT_LENGTH)
 
 
-def text_encoder(words: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers over TEXT_LENGTH tokens, TEXT_WIDTH wide."""
+def text_encoder(words: CLIPTokenizer, width: int = TEXT_WIDTH) -> CLIPTextModel:
+    """Two layers over TEXT_LENGTH tokens, heads of 16 channels."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(words),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
+            hidden_size=width,
+            intermediate_size=4 * width,
             num_hidden_layers=2,
-            num_attention_heads=4,
+            num_attention_heads=width // 16,
             max_position_embeddings=TEXT_LENGTH,
-            projection_dim=TEXT_WIDTH,
+            projection_dim=width,
             bos_token_id=words.bos_token_id,
             eos_token_id=words.eos_token_id,
             pad_token_id=words.pad_token_id,
@@ -90,18 +90,18 @@ def critic() -> torch.nn.Module:
     )
 
 
-def unet() -> UNet2DConditionModel:
+def unet(widths: tuple[int, ...] = (64, 80, 96, 96), context: int = TEXT_WIDTH) -> UNet2DConditionModel:
     """8x8x16 latents over four resolutions (8, 4, 2, 1), heads of 16 channels."""
     return UNet2DConditionModel(
         sample_size=SIZE // 8,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(64, 80, 96, 96),
+        block_out_channels=widths,
         layers_per_block=1,
         down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
         up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(4, 5, 6, 6),  # diffusers' name for the number of heads
+        cross_attention_dim=context,
+        attention_head_dim=tuple(width // 16 for width in widths),  # diffusers' name for the number of heads
         norm_num_groups=16,
         use_linear_projection=True,
     )
@@ -154,9 +154,9 @@ CLIP_CONFIG = {
 }
 
 
-def clip(vocabulary: int, eos: int) -> torch.nn.Module:
-    """An untrained open_clip model of CLIP_CONFIG. `eos` is the token whose state stands for the whole text."""
+def clip(vocabulary: int, eos: int, config: Mapping = CLIP_CONFIG) -> torch.nn.Module:
+    """An untrained open_clip model. `eos` is the token whose state stands for the whole text."""
     from open_clip import CLIP
 
-    text = CLIP_CONFIG["text_cfg"] | {"vocab_size": vocabulary, "eos_id": eos, "pool_type": "eos"}
-    return CLIP(CLIP_CONFIG["embed_dim"], CLIP_CONFIG["vision_cfg"], text)
+    text = config["text_cfg"] | {"vocab_size": vocabulary, "eos_id": eos, "pool_type": "eos"}
+    return CLIP(config["embed_dim"], config["vision_cfg"], text)
