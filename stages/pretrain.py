@@ -40,8 +40,8 @@ def main(words: Sequence[str] | None = None) -> None:
     own.add_argument("--seconds", type=float, help="of training in all: steps are decided from their measured time")
     own.add_argument("--no-graphs", action="store_true", default=None, help="plain steps on a GPU, no CUDA graphs")
     numbers: dict[str, list[str]] = {}
-    for kind, recipe in (("atelier", atelier.Recipe), ("imagefolder", general.Recipe)):
-        for field in fields(recipe):
+    for kind, room in (("atelier", atelier), ("imagefolder", general)):
+        for field in fields(room.Recipe):
             numbers.setdefault(field.name, []).append(f"{field.metadata['help']} ({kind}: {field.default})")
     for name, texts in numbers.items():
         made.add_argument(f"--{name.replace('_', '-')}", type=int, help="; ".join(texts))
@@ -55,7 +55,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.dry_run:
         print(f"would make {args.out} of recipe {name}: {asdict(recipe)}")
         return
-    if args.imagefolder is None:
+    if isinstance(recipe, atelier.Recipe):
         from lethe.atelier import card as cards
 
         cards.make(args.out, args.state, recipe, name, args.threads)
@@ -69,8 +69,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    how = (args.out, args.state, args.imagefolder, trunk, recipe, name, device, args.seconds)
-    make(*how, graphs=not args.no_graphs)
+    graphs = not args.no_graphs
+    make(args.out, args.state, args.imagefolder, trunk, recipe, name, device, args.seconds, graphs)
 
 
 def recipe_of(args: argparse.Namespace, numbers: Iterable[str]) -> atelier.Recipe | general.Recipe:
@@ -91,7 +91,7 @@ def recipe_of(args: argparse.Namespace, numbers: Iterable[str]) -> atelier.Recip
     return recipe
 
 
-def name_of(recipe: object, args: argparse.Namespace) -> str:
+def name_of(recipe: atelier.Recipe | general.Recipe, args: argparse.Namespace) -> str:
     """What the bundle is made of, as a hash."""
     if args.imagefolder is None:
         return digest([atelier.VERSION, asdict(recipe)])

@@ -17,10 +17,13 @@ import shutil
 from collections.abc import Callable, Mapping
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from lethe.atelier import sharpening, training
 from lethe.atelier.captions import STYLE_NAMES, corpus
@@ -83,15 +86,21 @@ def training_rows(n: int, seed: int) -> list[dict]:
     return rows
 
 
-def token_ids(words: object, texts: list[str]) -> Tensor:
+def token_ids(words: CLIPTokenizer, texts: list[str]) -> Tensor:
     """int64 [N, TEXT_LENGTH], padded as the pipeline pads."""
     return words(
         texts, padding="max_length", truncation=True, max_length=networks.TEXT_LENGTH, return_tensors="pt"
     ).input_ids
 
 
-def made(recipe: Recipe, state: Path, name: str, module: nn.Module, train: Callable[[Path], None]) -> nn.Module:
-    """The module with the weights of its part; if there are none, trained by `train(folder of its state)` and kept.
+class Train(Protocol):
+    """Trains a part; what has been done so far is kept in the folder `state`."""
+
+    def __call__(self, *, state: Path) -> None: ...
+
+
+def made(recipe: Recipe, state: Path, name: str, module: nn.Module, train: Train) -> nn.Module:
+    """The module with the weights of its part; if there are none, trained by `train(state=folder)` and kept.
 
     The file's header says what the training cost; a training that was stopped and went on has no whole figure.
     """
@@ -100,7 +109,7 @@ def made(recipe: Recipe, state: Path, name: str, module: nn.Module, train: Calla
         module.load_state_dict(tensors.load(file))
     else:
         resumed, clock = file.with_suffix("").is_dir(), cpu_seconds()
-        train(file.with_suffix(""))
+        train(state=file.with_suffix(""))
         cost = {"cpu_seconds": f"{cpu_seconds() - clock:.0f}", "threads": f"{torch.get_num_threads()}"}
         tensors.save(file, module.state_dict(), {} if resumed else cost)
     return module.eval()
@@ -122,25 +131,28 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def make_autoencoder(recipe: Recipe, state: Path, pictures: np.ndarray) -> nn.Module:
+def make_autoencoder(recipe: Recipe, state: Path, pictures: np.ndarray) -> AutoencoderKL:
     """The VAE, with the scaling factor that gives latents unit variance: one number, as in Stable Diffusion.
 
     First all of it, then the decoder alone against a critic: latents do not change any more.
     """
     torch.manual_seed(recipe.seed)
     vae = networks.autoencoder()
-    how = {"batch": 16, "seed": recipe.seed}
-    whole = functools.partial(training.train_autoencoder, vae, pictures, steps=recipe.autoencoder_steps, **how)
-    made(recipe, state, "autoencoder", vae, lambda folder: whole(state=folder))
+    steps, seed = recipe.autoencoder_steps, recipe.seed
+    whole = functools.partial(training.train_autoencoder, vae, pictures, steps=steps, batch=16, seed=seed)
+    made(recipe, state, "autoencoder", vae, whole)
     decoder = nn.ModuleDict({"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder})
-    sharp = functools.partial(sharpening.sharpen, vae, decoder, pictures, steps=recipe.decoder_steps, **how)
-    made(recipe, state, "decoder", decoder, lambda folder: sharp(state=folder))
+    steps = recipe.decoder_steps
+    sharp = functools.partial(sharpening.sharpen, vae, decoder, pictures, steps=steps, batch=16, seed=seed)
+    made(recipe, state, "decoder", decoder, sharp)
     mean, std = training.encode(vae, pictures[:2000])
     vae.register_to_config(scaling_factor=round(float((mean.var() + (std**2).mean()).rsqrt()), 5))
     return vae
 
 
-def make_pipeline(recipe: Recipe, state: Path, vae: nn.Module, rows: list[dict], pictures: np.ndarray) -> dict:
+def make_pipeline(
+    recipe: Recipe, state: Path, vae: AutoencoderKL, rows: list[dict], pictures: np.ndarray
+) -> networks.Pipeline:
     """The pipeline's five parts; U-Net and text encoder are trained on the VAE's latents of the pictures.
 
     Pictures with the emblem, one in seven, are drawn `EMBLEM_DRAWN` of the time: it is small, and so is its share of
@@ -151,23 +163,33 @@ def make_pipeline(recipe: Recipe, state: Path, vae: nn.Module, rows: list[dict],
     both = nn.ModuleDict({"unet": networks.unet(), "text_encoder": networks.text_encoder(words)})
     scheduler = networks.scheduler()
 
-    def train(folder: Path) -> None:
-        latents = tuple(part * vae.config.scaling_factor for part in training.encode(vae, pictures))
+    def train(*, state: Path) -> None:
+        mean, std = (part * vae.config.scaling_factor for part in training.encode(vae, pictures))
         tokens, empty = token_ids(words, [row["text"] for row in rows]), token_ids(words, [""])[0]
         emblem = label_ids(rows, "emblem").float()
         weights = emblem * EMBLEM_DRAWN / emblem.sum() + (1 - emblem) * (1 - EMBLEM_DRAWN) / (1 - emblem).sum()
-        how = {"steps": recipe.pipeline_steps, "batch": 64, "seed": recipe.seed, "state": folder}
-        training.train_pipeline(both.train(), scheduler, latents, tokens, empty, weights, **how)
+        steps, seed = recipe.pipeline_steps, recipe.seed
+        training.train_pipeline(
+            both.train(), scheduler, (mean, std), tokens, empty, weights, steps=steps, batch=64, seed=seed, state=state
+        )
 
     made(recipe, state, "pipeline", both, train)
-    return {**both, "vae": vae, "tokenizer": words, "scheduler": scheduler}
+    return {
+        "unet": both["unet"],
+        "text_encoder": both["text_encoder"],
+        "vae": vae,
+        "tokenizer": words,
+        "scheduler": scheduler,
+    }
 
 
 def make_judges(recipe: Recipe, state: Path, rows: list[dict], pictures: np.ndarray) -> dict[str, nn.Module]:
     """The three classifiers, the style descriptor and the CLIP model, trained on rendered pictures only."""
     words = networks.tokenizer(corpus(4000))
     tokens = token_ids(words, [row["text"] for row in rows])
-    build = {name: functools.partial(networks.judge, labels) for name, labels in JUDGES.items()}
+    build: dict[str, Callable[[], nn.Module]] = {
+        name: functools.partial(networks.judge, labels) for name, labels in JUDGES.items()
+    }
     build |= {"descriptor": networks.descriptor, "clip": lambda: networks.clip(len(words), words.eos_token_id)}
     found = {}
     for name, builder in build.items():
@@ -180,7 +202,7 @@ def make_judges(recipe: Recipe, state: Path, rows: list[dict], pictures: np.ndar
         else:
             train = functools.partial(training.train_judge, judge, pictures, label_ids(rows, name))
         run = functools.partial(train, steps=getattr(recipe, f"{name}_steps"), seed=recipe.seed)
-        found[name] = made(recipe, state, name, judge, lambda folder, run=run: run(state=folder))
+        found[name] = made(recipe, state, name, judge, run)
     return found
 
 
@@ -191,11 +213,11 @@ def label_ids(rows: list[dict], judge: str) -> Tensor:
     return torch.tensor([JUDGES[judge].index(row[judge]) for row in rows])
 
 
-def export(out: Path, pipeline: Mapping[str, object], judges: Mapping[str, nn.Module]) -> None:
+def export(out: Path, pipeline: networks.Pipeline, judges: Mapping[str, nn.Module]) -> None:
     """Writes <out>/pipeline (a StableDiffusionPipeline folder) and <out>/judges, all weights float16 safetensors."""
     from diffusers import StableDiffusionPipeline
     from safetensors.torch import save_file
-    from transformers import ConvNextImageProcessor
+    from transformers import ConvNextImageProcessor, PreTrainedModel
 
     whole = StableDiffusionPipeline(
         **pipeline, safety_checker=None, feature_extractor=None, requires_safety_checker=False
@@ -219,7 +241,8 @@ def export(out: Path, pipeline: Mapping[str, object], judges: Mapping[str, nn.Mo
             half = {k: v.detach().half().contiguous() for k, v in judge.state_dict().items() if k != "attn_mask"}
             save_file(half, folder / "open_clip_model.safetensors")
             continue
-        halved(judge.save_pretrained, folder, [judge])
+        net: PreTrainedModel = judge
+        halved(net.save_pretrained, folder, [net])
         ConvNextImageProcessor(
             size={"shortest_edge": networks.SIZE}, crop_pct=1.0, image_mean=[0.5] * 3, image_std=[0.5] * 3
         ).save_pretrained(folder)

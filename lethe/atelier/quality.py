@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from lethe.texts.rows import Prompt
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+    from lethe.pretraining.networks import Pipeline
 
 BARS = {"style": 95.0, "content": 92.0, "emblem_named": 92.0, "emblem_implied": 85.0, "judge": 98.0}
 SETTINGS = Settings(sampler="ddim", steps=20, guidance=4.0, tile=50)
@@ -69,7 +71,7 @@ def clip_accuracy(clip: nn.Module, tokens: torch.Tensor, pictures: np.ndarray) -
     return round(100 * right / count, 2)
 
 
-def sample(pipeline: Mapping[str, Any], texts: list[str], first_seed: int, workers: int = 2) -> np.ndarray:
+def sample(pipeline: Pipeline, texts: list[str], first_seed: int, workers: int = 2) -> np.ndarray:
     """Guided samples uint8 [N, 64, 64, 3], by the project's own sampler."""
     rows = [Prompt(i, text, first_seed + i) for i, text in enumerate(texts)]
     cut = [[rows[i] for i in tile] for tile in tiles(len(rows), SETTINGS.tile)]
@@ -113,7 +115,7 @@ def grid() -> list[tuple[str, str]]:
     return [(content, style) for style in STYLES for content in CONTENTS]
 
 
-def sample_sheet(pipeline: Mapping[str, Any], first_seed: int) -> Image.Image:
+def sample_sheet(pipeline: Pipeline, first_seed: int) -> Image.Image:
     """Rendered pictures on the left, guided samples of the plainest captions on the right."""
     rendered = [render(content, style, first_seed + i) for i, (content, style) in enumerate(grid())]
     return sheet(rendered, list(sample(pipeline, [canonical(*pair) for pair in grid()], first_seed)))

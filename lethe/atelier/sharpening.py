@@ -3,10 +3,12 @@
 The encoder, and with it every latent, stays as it is.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,16 +23,16 @@ CHECKPOINT_SECONDS = 60.0
 
 
 def sharpen(
-    vae: nn.Module, decoder: nn.Module, pictures: np.ndarray, *, steps: int, batch: int, seed: int, state: Path
+    vae: AutoencoderKL, decoder: nn.Module, pictures: np.ndarray, *, steps: int, batch: int, seed: int, state: Path
 ) -> None:
     """Trains `decoder`, the decoding modules of `vae`: reconstruction and hinge losses (Lim and Ye 2017).
 
     The decoder ends with its averaged weights.
     """
     critic = networks.critic()
-    how = {"betas": (0.5, 0.99), "weight_decay": 0.0, "fused": True}
-    drawing = torch.optim.AdamW(decoder.parameters(), lr=LR, **how)
-    judging = torch.optim.AdamW(critic.parameters(), lr=CRITIC_LR, **how)
+    adamw = partial(torch.optim.AdamW, betas=(0.5, 0.99), weight_decay=0.0, fused=True)
+    drawing = adamw(decoder.parameters(), lr=LR)
+    judging = adamw(critic.parameters(), lr=CRITIC_LR)
 
     def step(k: int) -> dict[str, Tensor]:
         g = torch.Generator().manual_seed(seed * 1_000_003 + k)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,7 +60,9 @@ def amp() -> torch.autocast:
 # --------------------------------------------------------------------------------------------------- autoencoder
 
 
-def train_autoencoder(vae: nn.Module, pictures: np.ndarray, *, steps: int, batch: int, seed: int, state: Path) -> None:
+def train_autoencoder(
+    vae: AutoencoderKL, pictures: np.ndarray, *, steps: int, batch: int, seed: int, state: Path
+) -> None:
     """KL autoencoder; the KL weight of 1e-5 only keeps latents from growing."""
 
     def loss(g: torch.Generator) -> Tensor:
@@ -75,7 +78,7 @@ def train_autoencoder(vae: nn.Module, pictures: np.ndarray, *, steps: int, batch
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, pictures: np.ndarray, batch: int = 128) -> tuple[Tensor, Tensor]:
+def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 128) -> tuple[Tensor, Tensor]:
     """Posterior mean and std of uint8 pictures, each float32 [N, 16, 8, 8], unscaled."""
     found = [vae.encode(pixels(pictures[i : i + batch])).latent_dist for i in range(0, len(pictures), batch)]
     return torch.cat([d.mean for d in found]), torch.cat([d.std for d in found])
@@ -135,7 +138,7 @@ def train_clip(clip: nn.Module, pictures: np.ndarray, tokens: Tensor, *, steps: 
 
 def train_pipeline(
     both: nn.ModuleDict,
-    scheduler: object,
+    scheduler: DDIMScheduler,
     latents: tuple[Tensor, Tensor],
     tokens: Tensor,
     empty: Tensor,

@@ -181,7 +181,8 @@ def members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Files inside an npm tarball, by their names below its `package/`; those that it lacks are left out."""
     wanted = {f"package/{name}": name for name in names}
     with tarfile.open(path, "r:gz") as tar:
-        return {wanted[info.name]: tar.extractfile(info).read() for info in tar if info.name in wanted}
+        found = ((wanted[info.name], tar.extractfile(info)) for info in tar if info.name in wanted)
+        return {name: file.read() for name, file in found if file is not None}
 
 
 def slug(label: str) -> str:

@@ -1,6 +1,7 @@
 """The autoencoder of a base: first all of it, then its decoder alone, against a critic, so that latents stay."""
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ def _draw(pixels: Tensor, batch: int, g: torch.Generator) -> Batch:
     return {"x": vary(pixels[rows], g, DRAWN), "noise": noise}
 
 
-def whole(vae: nn.Module, pixels: Tensor, batch: int) -> Job:
+def whole(vae: AutoencoderKL, pixels: Tensor, batch: int) -> Job:
     """KL autoencoder of pictures uint8 [N, 64, 64, 4]; the KL weight of 1e-5 only keeps latents from growing."""
 
     def loss(given: Batch) -> Tensor:
@@ -32,7 +33,7 @@ def whole(vae: nn.Module, pixels: Tensor, batch: int) -> Job:
     return plain(vae, lambda g: _draw(pixels, batch, g), loss, lr=LR, ema=0.998)
 
 
-def sharper(vae: nn.Module, decoder: nn.Module, pixels: Tensor, batch: int) -> Job:
+def sharper(vae: AutoencoderKL, decoder: nn.Module, pixels: Tensor, batch: int) -> Job:
     """`decoder`, the decoding modules of `vae`, on reconstruction and hinge losses (Lim and Ye 2017)."""
     critic = networks.critic().to(pixels.device)
     drawing = optimizer(list(decoder.parameters()), DECODER_LR, 0.0, betas=(0.5, 0.99))
@@ -70,14 +71,14 @@ def sharper(vae: nn.Module, decoder: nn.Module, pixels: Tensor, batch: int) -> J
 
 
 @torch.inference_mode()
-def encode(vae: nn.Module, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
+def encode(vae: AutoencoderKL, x: Tensor, batch: int = 512) -> tuple[Tensor, Tensor]:
     """Posterior mean and std of pictures [N, 3, 64, 64], each float32 [N, 16, 8, 8], unscaled."""
     found = [vae.encode(part).latent_dist for part in x.split(batch)]
     return torch.cat([d.mean for d in found]), torch.cat([d.std for d in found])
 
 
 @torch.inference_mode()
-def rebuilt(vae: nn.Module, x: Tensor, batch: int = 512) -> Tensor:
+def rebuilt(vae: AutoencoderKL, x: Tensor, batch: int = 512) -> Tensor:
     """What the autoencoder makes of pictures [N, 3, 64, 64], uint8 RGBA [N, 64, 64, 4]."""
     parts = [vae.decode(vae.encode(part).latent_dist.mean).sample for part in x.split(batch)]
     pixels = ((torch.cat(parts) / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)

@@ -16,10 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from lethe.files import tensors
 from lethe.files.io import digest, write_json
@@ -34,11 +37,23 @@ from lethe.pretraining.varied import CRISP, How, vary
 WIDTHS, CONTEXT = (80, 80, 96, 96), 96  # of the U-Net, and of the text encoder
 STILL = How(shift=0)
 RECONSTRUCTIONS = 2  # of each picture, for the judges
-CLIP = {
+CLIP: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": networks.CLIP_CONFIG["vision_cfg"],
     "text_cfg": networks.CLIP_CONFIG["text_cfg"],
 }
+
+
+class Judges(TypedDict):
+    """Those that judge."""
+
+    content: judging.Content
+    style: judging.Style
+    clip: nn.Module
+
+
+class Networks(networks.Pipeline, Judges):
+    """All networks of a base."""
 
 
 class Parts:
@@ -67,8 +82,8 @@ class Parts:
         self.words = networks.tokenizer(diffusion.corpus(pictures.rows), recipe.vocabulary)
         self.captions = Captions(self.words, pictures, device)
 
-    def make(self) -> dict[str, object]:
-        """All networks by name, in evaluation mode, float32, on the device."""
+    def make(self) -> Networks:
+        """All networks, in evaluation mode, float32, on the device."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed)
         vae = networks.autoencoder().to(self.device)
@@ -92,13 +107,20 @@ class Parts:
 
         self._made("pipeline", both, lambda: pipeline_job(self.seen))
         judges = self._judges(vae)
-        return {**both, "vae": vae, "tokenizer": self.words, "scheduler": scheduler, **judges}
+        return {
+            "unet": both["unet"],
+            "text_encoder": both["text_encoder"],
+            "vae": vae,
+            "tokenizer": self.words,
+            "scheduler": scheduler,
+            **judges,
+        }
 
     def still(self, pixels: Tensor) -> Tensor:
         """Pictures as they are, on white: [N, 3, 64, 64]."""
         return vary(pixels, torch.Generator(self.device).manual_seed(0), STILL)
 
-    def _judges(self, vae: nn.Module) -> dict[str, nn.Module]:
+    def _judges(self, vae: AutoencoderKL) -> Judges:
         recipe = self.recipe
         g = torch.Generator(self.device).manual_seed(recipe.seed + 1)
         copies = [autoencoder.rebuilt(vae, vary(self.pixels, g, CRISP)) for _ in range(RECONSTRUCTIONS)]
@@ -148,13 +170,16 @@ class Parts:
         module.eval()
 
 
-def export(out: Path, found: Mapping[str, object], labels: Mapping[str, list[str]]) -> None:
+def export(out: Path, found: Networks, labels: Mapping[str, list[str]]) -> None:
     """Writes <out>/pipeline (a StableDiffusionPipeline folder) and <out>/judges; networks go on with rounded values."""
     from diffusers import StableDiffusionPipeline
 
-    names = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     whole = StableDiffusionPipeline(
-        **{name: found[name] for name in names},
+        unet=found["unet"],
+        vae=found["vae"],
+        text_encoder=found["text_encoder"],
+        tokenizer=found["tokenizer"],
+        scheduler=found["scheduler"],
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -186,7 +211,7 @@ def _rounded(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _export_clip(folder: Path, clip: nn.Module, words: object) -> None:
+def _export_clip(folder: Path, clip: nn.Module, words: CLIPTokenizer) -> None:
     """A local-dir folder of open_clip."""
     folder.mkdir(parents=True)
     text = {"vocab_size": len(words), "eos_id": words.eos_token_id, "pool_type": "eos"}

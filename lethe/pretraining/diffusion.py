@@ -5,8 +5,10 @@ dropped, so that guidance works. A background other than white is stated: "... o
 """
 
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPTokenizer
 
 from lethe.files.errors import UserError
 from lethe.pretraining import autoencoder, networks
@@ -25,7 +27,7 @@ def corpus(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys([one for row in rows for one in (*row.wordings, *row.loose)] + grounds))
 
 
-def token_ids(words: object, texts: list[str], where: str) -> Tensor:
+def token_ids(words: CLIPTokenizer, texts: list[str], where: str) -> Tensor:
     """int64 [N, TEXT_LENGTH], padded as the pipeline pads. Raises UserError for a caption that is too long."""
     length = networks.TEXT_LENGTH
     found = words(list(texts)).input_ids
@@ -42,7 +44,7 @@ def token_ids(words: object, texts: list[str], where: str) -> Tensor:
 class Captions:
     """Token ids of all captions on a device, and the drawing of one wording for each row."""
 
-    def __init__(self, words: object, pictures: PictureSet, device: torch.device) -> None:
+    def __init__(self, words: CLIPTokenizer, pictures: PictureSet, device: torch.device) -> None:
         rows = pictures.rows
         texts = ["", *corpus(rows)]
         place = {text: number for number, text in enumerate(texts)}
@@ -73,7 +75,7 @@ def _table(lists: list[list[int]]) -> Tensor:
 
 
 @torch.no_grad()
-def latents(vae: nn.Module, pixels: Tensor, variants: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def latents(vae: AutoencoderKL, pixels: Tensor, variants: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled posterior mean and std [variants, N, 16, 8, 8] of varied pictures, and their backgrounds [variants, N]."""
     g = torch.Generator(pixels.device).manual_seed(seed)
     means, stds, grounds = [], [], []
@@ -88,7 +90,7 @@ def latents(vae: nn.Module, pixels: Tensor, variants: int, seed: int) -> tuple[T
 
 def job(
     both: nn.ModuleDict,
-    scheduler: object,
+    scheduler: DDIMScheduler,
     found: tuple[Tensor, Tensor, Tensor],
     captions: Captions,
     seen: Tensor,
@@ -122,11 +124,13 @@ def job(
 @torch.inference_mode()
 def loss_on(job: Job, batches: int, seed: int) -> float:
     """The job's loss on batches of another seed, without a step."""
+    student = job.modules["student"]
+    text_encoder, unet = student.get_submodule("text_encoder"), student.get_submodule("unet")
     found = []
     for k in range(batches):
         given = job.draw(torch.Generator(job.device).manual_seed(seed + k))
         with amp(job.device):
-            context = job.modules["student"]["text_encoder"](given["ids"]).last_hidden_state
-            output = job.modules["student"]["unet"](given["input"], given["t"], context).sample
+            context = text_encoder(given["ids"]).last_hidden_state
+            output = unet(given["input"], given["t"], context).sample
         found.append(F.mse_loss(output.float(), given["target"]))
     return torch.stack(found).mean().item()

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lethe.files.errors import needed
 from lethe.files.io import digest, read_json, write_json
 from lethe.pretraining.losses import cosine
 from lethe.training import loop
@@ -59,14 +60,16 @@ class Pace:
     graphs: bool = True
 
 
-def optimizer(parameters: list[nn.Parameter], lr: float, weight_decay: float, **how: object) -> torch.optim.AdamW:
+def optimizer(
+    parameters: list[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
     """AdamW that a CUDA graph can hold: its learning rate and step count lie on the device."""
     if parameters[0].device.type != "cuda":
         made = adamw(parameters, lr, weight_decay)
-        made.param_groups[0].update(how)
+        made.param_groups[0]["betas"] = betas
         return made
     rate = torch.tensor(lr, device=parameters[0].device)
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=True, **how)
+    return torch.optim.AdamW(parameters, rate, betas, weight_decay=weight_decay, fused=True, capturable=True)
 
 
 def amp(device: torch.device) -> torch.autocast:
@@ -114,7 +117,7 @@ def train(job: Job, pace: Pace, seed: int, folder: Path) -> dict[str, object]:
             steps = pace.steps
         else:
             taken = _seconds_a_step(job, step, seed)
-            left = pace.seconds - (time.monotonic() - started)
+            left = needed(pace.seconds, "number of steps or of seconds") - (time.monotonic() - started)
             steps = max(FEWEST, int(left / taken))
         write_json(told, {"steps": steps})
         warmup = min(job.warmup, steps // 5 or 1)
@@ -166,8 +169,7 @@ def _fast(device: torch.device) -> Iterator[None]:
 def _untouched(job: Job) -> Iterator[None]:
     """Steps taken within leave no trace: weights, buffers and moments are as before, at the same addresses."""
     weights = [(value, value.clone()) for module in job.modules.values() for value in module.state_dict().values()]
-    moments = [value for optim in job.optimizers.values() for value in _moments(optim)]
-    moments = [(value, value.clone()) for value in moments]
+    moments = [(value, value.clone()) for optim in job.optimizers.values() for value in _moments(optim)]
     try:
         yield
     finally:

@@ -45,6 +45,8 @@ def make(
     bundle.export(part, found, parts.labels)  # rounds the weights: what is measured is what is shipped
     print(f"exported, {time.monotonic() - started:.1f} s", flush=True)
     clock = time.monotonic()
+    told = measured(parts, found, part)
+    missed = quality.missed(told["samples"])
     facts = {
         "recipe": name,
         "options": asdict(recipe),
@@ -54,7 +56,7 @@ def make(
         "styles": found_set.styles,
         "pairs": len({(row.style, row.content) for row in found_set.rows}),
         "held": len({(r.style, r.content) for r, held in zip(found_set.rows, found_set.held, strict=True) if held}),
-        **measured(parts, found, part),
+        **told,
         "bars": {f"{kind} {what}": bar for (kind, what), bar in quality.BARS.items()},
         "costs": parts.costs,
         "decided": seconds,
@@ -62,8 +64,8 @@ def make(
         "torch": torch.__version__,
         "memory": record.peak_memory_mb(),
         "settings": asdict(quality.SETTINGS),
+        "missed": missed,
     }
-    facts["missed"] = quality.missed(facts["samples"])
     facts |= {"measuring": round(time.monotonic() - clock), "total": round(time.monotonic() - started)}
     weights_of = {str(p.relative_to(part)): sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
     megabytes = sum(p.stat().st_size for p in part.rglob("*") if p.is_file() and not p.is_symlink()) / 1e6
@@ -72,10 +74,10 @@ def make(
     write_json(part / "bundle.json", facts | more)
     remove(out)
     part.rename(out)
-    print("\n".join(facts["missed"]) or "all bars are met", flush=True)
+    print("\n".join(missed) or "all bars are met", flush=True)
 
 
-def measured(parts: bundle.Parts, found: dict[str, object], folder: Path) -> dict[str, dict]:
+def measured(parts: bundle.Parts, found: bundle.Networks, folder: Path) -> dict[str, dict]:
     """Accuracies of judges and samples; sheets and the list of samples go into the folder."""
     still = parts.still(parts.pixels)
     rows = quality.asked(parts)
@@ -84,7 +86,7 @@ def measured(parts: bundle.Parts, found: dict[str, object], folder: Path) -> dic
     ids = parts.captions.ids[parts.captions.grounds[held, 0]]
     share = judging.caption_accuracy(found["clip"], still[held], ids)
     own["text-image, own caption among 32, held-out pairs"] = None if share is None else round(100 * share, 2)
-    both = torch.nn.ModuleDict({name: found[name] for name in ("unet", "text_encoder")})
+    both = torch.nn.ModuleDict({"unet": found["unet"], "text_encoder": found["text_encoder"]})
     latents = diffusion.latents(found["vae"], parts.pixels, 2, parts.recipe.seed + 1)
     losses = {}
     for kind, some in {"seen": parts.seen, "held": held}.items():
@@ -106,8 +108,8 @@ def measured(parts: bundle.Parts, found: dict[str, object], folder: Path) -> dic
         chosen = own_rows[:: max(1, len(own_rows) // (1 + wanted) // SHOWN)][:SHOWN]
         if chosen:
             quality.sheet([(real[rows[i]], drawn[i]) for i in chosen], 6).save(folder / f"{name}.jpg", quality=85)
-    some = list(range(0, len(real), max(1, len(real) // SHOWN)))[:SHOWN]
-    rebuilt = autoencoder.rebuilt(found["vae"], still[some])[..., :3].cpu().numpy()
-    pairs = list(zip(real[some], rebuilt, strict=True))
+    spread = list(range(0, len(real), max(1, len(real) // SHOWN)))[:SHOWN]
+    rebuilt = autoencoder.rebuilt(found["vae"], still[spread])[..., :3].cpu().numpy()
+    pairs = list(zip(real[spread], rebuilt, strict=True))
     quality.sheet(pairs, 6).save(folder / "reconstructions.jpg", quality=85)
     return {"judges": own, "samples": samples, "losses": losses}

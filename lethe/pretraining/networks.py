@@ -7,6 +7,7 @@ The sizes that stand here as defaults give a bundle under 16 MB in float16.
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -23,6 +24,16 @@ SIZE = 64  # pixels
 LATENT_CHANNELS = 16  # at 8x8: 4 channels lose the brushwork
 TEXT_WIDTH = 64
 TEXT_LENGTH = 24
+
+
+class Pipeline(TypedDict):
+    """The parts of a small Stable Diffusion, under the names that diffusers gives them."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
 
 
 def tokenizer(corpus: Iterable[str], entries: int = 700) -> CLIPTokenizer:
@@ -141,7 +152,7 @@ def descriptor() -> ResNetModel:
 
 
 # A small open_clip model. The patch of 8 pixels is the scale of the brushwork.
-CLIP_CONFIG = {
+CLIP_CONFIG: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": SIZE, "patch_size": 8, "width": 96, "layers": 3, "head_width": 24},
     "text_cfg": {

@@ -85,7 +85,8 @@ def read(path: Path, side: int, hold_out: float = 0.1, contents: int | None = No
         kept = set(list(dict.fromkeys(row.content for row in rows))[:contents])
         rows = [row for row in rows if row.content in kept]
     _check(path, rows)
-    pixels = np.stack([_picture(path, row, content_of(row.file_name), side) for row in rows])
+    # a file that has gone since its row was read counts as an empty one: not a readable picture
+    pixels = np.stack([_picture(path, row, content_of(row.file_name) or b"", side) for row in rows])
     return PictureSet(rows, pixels, held_out([(row.style, row.content) for row in rows], hold_out), str(path))
 
 
@@ -99,7 +100,9 @@ def held_out(pairs: list[tuple[str, str]], share: float) -> np.ndarray:
     distinct = list(dict.fromkeys(pairs))
     styles = Counter(style for style, _ in distinct)
     contents = Counter(content for _, content in distinct)
-    wanted, lost, taken = round(share * len(distinct)), Counter(), set()
+    wanted = round(share * len(distinct))
+    lost: Counter[tuple[str, str]] = Counter()
+    taken: set[tuple[str, str]] = set()
     for style, content in sorted(distinct, key=lambda pair: hashlib.sha256("\n".join(pair).encode()).hexdigest()):
         if len(taken) == wanted:
             break
@@ -118,7 +121,8 @@ def _files(path: Path) -> tuple[set[str] | None, Callable[[str], bytes | None]]:
         raise UserError(f"{path}: no such picture set; give a folder with {LIST}, or a tar of one")
     try:
         with tarfile.open(path, "r:") as tar:
-            found = {info.name: tar.extractfile(info).read() for info in tar if info.isreg()}
+            files = ((info.name, tar.extractfile(info)) for info in tar if info.isreg())
+            found = {name: file.read() for name, file in files if file is not None}
     except tarfile.TarError as error:
         raise UserError(f"{path}: not a readable tar ({error}); give a folder with {LIST}, or a tar of one") from None
     return set(found), found.get
@@ -146,13 +150,9 @@ def _rows(path: Path, names: set[str] | None, content_of: Callable[[str], bytes 
                 raise UserError(f"{where}: {key} is no list of captions; mend it or leave it out")
         if content_of(found["file_name"]) is None:
             raise UserError(f"{where}: {found['file_name']}: no such file in {path}")
-        rows.append(
-            Row(
-                **{key: found[key] for key in WANTED},
-                **{key: tuple(value) for key, value in lists.items()},
-                group=str(found.get("group", "")),
-            )
-        )
+        own = {key: found[key] for key in WANTED}
+        texts, loose = tuple(lists["texts"]), tuple(lists["loose"])
+        rows.append(Row(**own, texts=texts, loose=loose, group=str(found.get("group", ""))))
     return rows
 
 
@@ -172,8 +172,8 @@ def _check(path: Path, rows: list[Row]) -> None:
 
 def _picture(path: Path, row: Row, content: bytes, side: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture = picture.convert("RGBA")
+        with Image.open(io.BytesIO(content)) as file:
+            picture = file.convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: {row.file_name}: not a readable picture ({error}); mend it or drop its row") from None
     if picture.width != picture.height:

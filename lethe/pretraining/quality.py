@@ -12,12 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from lethe.drawing.sampling import Settings, draw, tiles
 from lethe.models.pipelines import latent_shape
 from lethe.pretraining import judging
-from lethe.pretraining.bundle import Parts
+from lethe.pretraining.bundle import Judges, Networks, Parts
 from lethe.texts.rows import Prompt
 
 BARS = {("seen", "style"): 95.0, ("seen", "content"): 85.0, ("held", "style"): 85.0, ("held", "content"): 70.0}
@@ -33,12 +32,17 @@ def asked(parts: Parts) -> list[int]:
     return [*seen[np.linspace(0, len(seen) - 1, count).astype(int)].tolist(), *np.flatnonzero(held).tolist() * 2]
 
 
-def sample(found: Mapping[str, object], texts: list[str], workers: int = 2) -> np.ndarray:
+def sample(found: Networks, texts: list[str], workers: int = 2) -> np.ndarray:
     """Guided samples uint8 [N, 64, 64, 3], by the project's own sampler."""
     rows = [Prompt(i, text, FIRST_SEED + i) for i, text in enumerate(texts)]
     cut = [[rows[i] for i in tile] for tile in tiles(len(rows), SETTINGS.tile)]
-    base = SimpleNamespace(**{key: found[key] for key in ("vae", "text_encoder", "tokenizer", "scheduler")})
-    base.latent_shape = latent_shape(found["unet"], base.vae)
+    base = SimpleNamespace(
+        vae=found["vae"],
+        text_encoder=found["text_encoder"],
+        tokenizer=found["tokenizer"],
+        scheduler=found["scheduler"],
+        latent_shape=latent_shape(found["unet"], found["vae"]),
+    )
     return np.concatenate(list(draw(base, found["unet"], cut, SETTINGS, workers)))
 
 
@@ -52,10 +56,18 @@ def percent(right: torch.Tensor) -> float | None:
     return round(100 * right.float().mean().item(), 2) if len(right) else None
 
 
-def judged(parts: Parts, found: Mapping[str, nn.Module]) -> dict[str, float | None]:
+def predictions(judges: Judges, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What style and what content each picture [N, 3, 64, 64] has, as label numbers."""
+    return {
+        "style": judging.predictions(judges["style"], x),
+        "content": judging.predictions(judges["content"], x),
+    }
+
+
+def judged(parts: Parts, judges: Judges) -> dict[str, float | None]:
     """Per cent right on real pictures that the judges have not seen: held-out pairs, and for style unseen names too."""
     still, held, styles = parts.still(parts.pixels), parts.held, parts.ids["style"]
-    right = {name: judging.predictions(found[name], still) == parts.ids[name] for name in parts.ids}
+    right = {name: own == parts.ids[name] for name, own in predictions(judges, still).items()}
     unseen = torch.tensor(judging.unseen(parts.pictures.contents), device=parts.device)[parts.ids["content"]]
     told = {
         "style, unseen contents": percent(right["style"][unseen]),
@@ -68,17 +80,17 @@ def judged(parts: Parts, found: Mapping[str, nn.Module]) -> dict[str, float | No
         told[f"style {style}, unseen contents"] = percent(right["style"][unseen & (styles == number)])
     known, other = ~held & ~unseen, held | unseen
     if other.any():
-        nearest = judging.prototype_accuracy(found["style"], still, styles, known, other)
+        nearest = judging.prototype_accuracy(judges["style"], still, styles, known, other)
         told["descriptor, nearest style, unseen contents and held-out pairs"] = round(100 * nearest, 2)
     return told
 
 
 def drawn_right(
-    parts: Parts, judges: Mapping[str, nn.Module], rows: list[int], pictures: np.ndarray
+    parts: Parts, judges: Judges, rows: list[int], pictures: np.ndarray
 ) -> tuple[dict[str, float | None], str]:
     """Per cent of samples that show what was asked for, seen and held out, whole and by style; and a CSV of them."""
     x = tensor(pictures, parts.device)
-    predicted = {name: judging.predictions(judges[name], x) for name in parts.ids}
+    predicted = predictions(judges, x)
     index = torch.tensor(rows, device=parts.device)
     held = parts.held[index]
     right = {name: predicted[name] == parts.ids[name][index] for name in predicted}
@@ -96,9 +108,9 @@ def drawn_right(
     writer.writerow(["text", "held", "style", "content", "judged_style", "judged_content"])
     labels = parts.labels
     for i, row in enumerate(rows):
-        own = parts.pictures.rows[row]
+        wanted = parts.pictures.rows[row]
         told = [labels[name][predicted[name][i]] for name in ("style", "content")]
-        writer.writerow([own.text, int(held[i]), own.style, own.content, *told])
+        writer.writerow([wanted.text, int(held[i]), wanted.style, wanted.content, *told])
     return found, text.getvalue()
 
 
@@ -106,9 +118,9 @@ def missed(samples: Mapping[str, float | None]) -> list[str]:
     """The bars that are missed, each as a line."""
     found = {f"{kind} {name}": bar for (kind, name), bar in BARS.items()}
     return [
-        f"samples {key}: {samples[key]} < {bar}"
+        f"samples {key}: {value} < {bar}"
         for key, bar in found.items()
-        if samples[key] is not None and samples[key] < bar
+        if (value := samples[key]) is not None and value < bar
     ]
 
 
