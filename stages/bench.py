@@ -71,7 +71,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m stages.bench",
+        prog=cli.prog("stages.bench"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
