@@ -1,5 +1,5 @@
 # make tables     the default experiment, from set-up to reports/atelier/; EXPERIMENT=params/own.yaml makes another
-# make demo       a first look: a prompt to be forgotten and one to be kept, drawn by the main arms on one sheet; no training
+# make demo       then: a prompt to be forgotten and one to be kept, drawn by the main arms on one sheet; no training
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
 # make soak       KILLS kills at random moments in all stages (default: 200; SEED chooses the moments), each followed by a rerun
