@@ -4,6 +4,10 @@
 #
 #   bash envs/gpu.sh OUT [SECONDS]    results go to the folder OUT, four files; SECONDS in all (default 400)
 #
+# A machine with torch, torchvision, transformers, timm, safetensors, pandas and pillow lacks these; as wheels they are 9 MB:
+# diffusers, open_clip_torch, torch_pruning, clean_fid, ftfy, wcwidth, jsonschema, jsonschema_specifications, referencing,
+# rpds_py, attrs, importlib_metadata, in the versions of envs/requirements.txt.
+#
 # Two rows of the bench take minutes to compile. They are compiled beside tests and chain, whose times they therefore
 # lengthen; the bench itself has the machine to itself.
 set -uo pipefail
