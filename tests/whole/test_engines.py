@@ -137,7 +137,7 @@ def test_the_chain_makes_what_was_planned(chain, monkeypatch):
     check_numbers(chain, found)
     assert {"index.html", "summary.json", "tables", "grids"} <= {p.name for p in (chain / "reports/atelier").iterdir()}
     left = [path.relative_to(chain / "state") for path in (chain / "state").rglob("*") if path.is_file()]
-    assert {path.parts[0] for path in left} <= {"features"}  # those of real pictures, for the next to score
+    assert {path.parts[0] for path in left} <= {"features", "hashes"}  # of real pictures and of files, for the next
 
 
 def test_a_second_run_does_nothing(chain):
