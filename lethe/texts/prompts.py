@@ -133,7 +133,10 @@ def _row(path: Path | str, line: int, cells: dict) -> Prompt:
         raise UserError(f"{path}, line {line}: more cells than columns; quote prompts that hold commas")
     prompt = cell("prompt")
     if prompt is None:
-        raise UserError(f"{path}, line {line}, column prompt: empty; write the prompt or delete the row")
+        raise UserError(
+            f"{path}, line {line}, column prompt: empty; write the prompt or delete the row: "
+            f"python -m lethe.texts.prompts {path} --out OUT.csv leaves such rows out and counts them"
+        )
     return Prompt(
         case_number=whole("case_number"),
         prompt=prompt,
