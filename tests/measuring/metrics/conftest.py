@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lethe.measuring import judges
 from tests import tiny_judges
 
 
@@ -16,3 +17,11 @@ def judge_folder(tmp_path_factory) -> Path:
 def options(judge_folder) -> dict:
     """Section score."""
     return tiny_judges.section(judge_folder)
+
+
+@pytest.fixture(autouse=True)
+def no_stand_in_is_remembered():
+    """A CLIP that one test put in a network's place is not another's."""
+    judges.clip_or_reason.cache_clear()
+    yield
+    judges.clip_or_reason.cache_clear()
