@@ -1,8 +1,7 @@
 """A graph of results: nodes with addresses, and the plan of one experiment made of them.
 
 A node's recipe is computed with the formula that its stage uses on finished inputs (`lethe.params.recipe`), so both
-name the same folder. Of the code only a stage's VERSION is hashed: a plug-in whose results change bumps the VERSION of
-the stage that runs it.
+name the same folder. Of the code only the VERSION of a stage is hashed, and that of a plug-in once it was raised.
 """
 
 import importlib

@@ -1,6 +1,7 @@
 """The address of a result is the hash of its recipe (DESIGN rule 2).
 
-A recipe is: stage, the stage's VERSION, its resolved options, and the recipes of its parents. Parents that nobody made
+A recipe is: stage, the stage's VERSION, its resolved options, those of its plug-ins whose VERSION was raised, and the
+recipes of its parents. Parents that nobody made
 here (a base model, pictures, prompt files) count by the identity of their content. The workflow plans addresses with
 these functions before anything exists; a stage computes its own recipe from its inputs with the same ones.
 """
@@ -13,15 +14,25 @@ from pathlib import Path
 from lethe.files.errors import UserError
 from lethe.files.hashes import files, of_files
 from lethe.files.io import META, canonical, digest, read_meta
+from lethe.params import registry
+from lethe.params.rules import CHOICES
 
 RESULTS = Path("results")  # below it results/<experiment>/<kind>/<arm>/<key>-<recipe>/
 REPORTS = Path("reports")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of a folder without a list
+# stage -> its options that choose a plug-in whose VERSION counts, and the packages they choose from
+PLUGINS = CHOICES | {"erase": {"eraser": "erasers"}, "attack": {"attack": "attacks"}}
 
 
 def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str]) -> str:
     """Ten hex characters. `parents` maps a role to the parent's recipe or identity."""
-    return digest({"stage": stage, "version": version, "options": dict(options), "parents": dict(parents)})
+    own = {"stage": stage, "version": version, "options": dict(options), "parents": dict(parents)}
+    raised = {
+        package: number
+        for key, package in PLUGINS.get(stage, {}).items()
+        if (number := registry.version(package, options[key])) > 1
+    }
+    return digest(own | ({"plugins": raised} if raised else {}))
 
 
 def of_result(folder: Path) -> str:

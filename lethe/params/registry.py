@@ -62,6 +62,12 @@ def needs(package: str, name: str, options: Mapping | None = None) -> list[str]:
     return found
 
 
+def version(package: str, name: str) -> int:
+    """A plug-in's constant VERSION, 1 if it has none: raised when its results change under the same options. Above 1 it
+    is part of the address of what the plug-in makes, so that those that did not change keep theirs."""
+    return literal(package, name, "VERSION", 1)
+
+
 def guides(eraser: str) -> bool:
     """True of an eraser that leaves the weights alone and guides sampling: its constant GUIDES."""
     return literal("erasers", eraser, "GUIDES", False)

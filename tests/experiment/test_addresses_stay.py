@@ -1,7 +1,7 @@
 """What was computed stays good: every address of every params file is the one that it had.
 
-A change that alters results raises the VERSION of its stage, and with it what stands in addresses.json: write that anew
-by `python tests/experiment/test_addresses_stay.py`, and say in the commit which numbers move.
+A change that alters results raises the VERSION of its plug-in or stage, and with it what stands in addresses.json:
+write that anew by `python tests/experiment/test_addresses_stay.py`, and say in the commit which numbers move.
 """
 
 import json

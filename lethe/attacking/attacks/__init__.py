@@ -1,6 +1,7 @@
 """Attacks: a module each, with one function and a few constants that are read without importing it.
 
     OPTIONS   JSON schema of its options, as an eraser's
+    VERSION   as an eraser's
     NEEDS     what it reads beside the victim ({option: {value: list}} where an option decides), any of
                   "originals"  what the dense base drew for the same rows
                   "data"       encoded fine-tuning pictures

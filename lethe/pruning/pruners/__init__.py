@@ -6,7 +6,8 @@ opens the work of all. Paths are those of the result before it was cut. A pruner
 config.json names them, by their paths in the dense net, with `removed(unet)`. NEEDS lists what a pruner reads beside
 the base
 model: "data", encoded pictures, which `goal.calibration` holds; "checkpoint", a folder named by the option of that
-name, which the module's `check(options)` looks over without importing torch.
+name, which the module's `check(options)` looks over without importing torch. VERSION, 1 if there is none, is raised
+when a pruner's results change under the same options: above 1 it is part of their address.
 
 What they cost, where W is the number of weights, F a forward pass of one picture, and T the training timesteps:
 

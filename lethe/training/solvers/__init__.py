@@ -1,10 +1,11 @@
 """Bilevel solvers: minimise L_CU over the minimisers of L_ft (arXiv 2412.15341).
 
 A solver is a module with one function, `solve(student, lower, upper, options)`, and OPTIONS, the schema of its own
-options. `lower` and `upper` are losses (`finetune.Loss`): called with any model and a number they return the level's
-loss on the batch of that number, so a solver may keep copies of the student and compare them on equal draws. `options`
-holds the sections `distill` and `bilevel`, the solver's own keys among them. The answer is a `loop.Training`: one step,
-counted as a lower step, and every module and optimizer that steps change; the module "student" is the result.
+options. VERSION, 1 if there is none, is raised when its results change under the same options: above 1 it is part of
+their address. `lower` and `upper` are losses (`finetune.Loss`): called with any model and a number they return the
+level's loss on the batch of that number, so a solver may keep copies of the student and compare them on equal draws.
+`options` holds the sections `distill` and `bilevel`, the solver's own keys among them. The answer is a `loop.Training`:
+one step, counted as a lower step, and every module and optimizer that steps change; the module "student" is the result.
 
 Steps are counted alike in all of them: `distill.steps` lower batches are drawn. What a step costs differs, so results
 are compared by the counted passes (`passes` in log.csv), not by steps. All log, where defined:
