@@ -27,10 +27,11 @@ PLUGINS = CHOICES | {"erase": {"eraser": "erasers"}, "attack": {"attack": "attac
 def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str]) -> str:
     """Ten hex characters. `parents` maps a role to the parent's recipe or identity."""
     own = {"stage": stage, "version": version, "options": dict(options), "parents": dict(parents)}
+    values = {**options, **options.get("options", {})}  # an attack's own stand apart
     raised = {
         package: number
         for key, package in PLUGINS.get(stage, {}).items()
-        if (number := registry.version(package, options[key])) > 1
+        if (number := registry.version(package, options[key], values)) > 1
     }
     return digest(own | ({"plugins": raised} if raised else {}))
 

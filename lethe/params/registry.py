@@ -62,10 +62,17 @@ def needs(package: str, name: str, options: Mapping | None = None) -> list[str]:
     return found
 
 
-def version(package: str, name: str) -> int:
+def version(package: str, name: str, options: Mapping) -> int:
     """A plug-in's constant VERSION, 1 if it has none: raised when its results change under the same options. Above 1 it
-    is part of the address of what the plug-in makes, so that those that did not change keep theirs."""
-    return literal(package, name, "VERSION", 1)
+    is part of the address of what the plug-in makes, so that those that did not change keep theirs.
+
+    Where results changed under one value of an option alone, VERSION is {option: {that value: version}}.
+    """
+    found = literal(package, name, "VERSION", 1)
+    if isinstance(found, dict):
+        ((key, by_value),) = found.items()
+        return by_value.get(options[key], 1)
+    return found
 
 
 def guides(eraser: str) -> bool:

@@ -174,20 +174,29 @@ def test_a_stages_version_changes_its_results_and_what_follows(params, monkeypat
 def test_a_plug_ins_version_changes_its_results_and_what_follows_alone(params, monkeypatch):
     params["grid"]["arms"] = ["base", "pruned", "distill", "bilevel", "esd", "uce"]
     before = plan.build(params)
-    assert {registry.version("erasers", name) for name in ("esd", "uce")} == {1}
-    monkeypatch.setattr(registry, "version", lambda package, name: 2 if (package, name) == ("erasers", "uce") else 1)
+    assert registry.version("erasers", "uce", params["erase"]["uce"]) == 1
+    monkeypatch.setattr(registry, "version", lambda package, name, _: 2 if (package, name) == ("erasers", "uce") else 1)
     assert new(before, plan.build(params)) == {"uce", "samples", "metrics"}
-    monkeypatch.setattr(registry, "version", lambda package, name: 2 if package == "suppressions" else 1)
+    monkeypatch.setattr(registry, "version", lambda package, name, _: 2 if package == "suppressions" else 1)
     assert new(before, plan.build(params)) == {"bilevel", "samples", "metrics"}
-    monkeypatch.setattr(registry, "version", lambda package, name: 2 if package == "pruners" else 1)
+    monkeypatch.setattr(registry, "version", lambda package, name, _: 2 if package == "pruners" else 1)
     assert new(before, plan.build(params)) == {"pruned", "distill", "bilevel", "esd", "uce", "samples", "metrics"}
 
 
-@pytest.mark.parametrize(("line", "wanted"), [("", 1), ("VERSION = 3", 3), ("VERSION: int = 2", 2)])
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("", 1),
+        ("VERSION = 3", 3),
+        ("VERSION: int = 2", 2),
+        ('VERSION = {"variant": {"u": 2}}', 2),
+        ('VERSION = {"variant": {"x": 2}}', 1),
+    ],
+)
 def test_a_plug_ins_version_is_read_without_importing_it(line, wanted, monkeypatch, tmp_path):
     (tmp_path / "mine.py").write_text(f"import nothing_like_it\n{line}\n")
     monkeypatch.setattr(registry, "folder", lambda package: tmp_path)
-    assert registry.version("erasers", "mine") == wanted
+    assert registry.version("erasers", "mine", {"variant": "u"}) == wanted
 
 
 def test_a_version_that_was_not_raised_is_in_no_recipe():
@@ -196,7 +205,7 @@ def test_a_version_that_was_not_raised_is_in_no_recipe():
 
 
 def test_a_version_that_was_raised_is_part_of_the_recipe(monkeypatch):
-    monkeypatch.setattr(registry, "version", lambda package, name: {"erasers": 3}[package])
+    monkeypatch.setattr(registry, "version", lambda package, name, values: {"erasers": 3}[package])
     facts = {"stage": "erase", "version": 2, "options": {"eraser": "sld"}, "parents": {"base": "b"}}
     assert recipe("erase", 2, {"eraser": "sld"}, {"base": "b"}) == digest(facts | {"plugins": {"erasers": 3}})
 

@@ -5,7 +5,8 @@
               words more: "atMost": "sampler_steps" (not above that option), and "with": {"student": {"reuse": 1}}
               (this value goes with that one alone)
     VERSION   without it 1; to be raised when its results change under the same options. Above 1 it is part of their
-              address, so that those of other erasers keep theirs
+              address, so that those of other erasers keep theirs. {option: {value: version}} if it is one value's
+              results that changed
     NEEDS     ["concepts"], ["concepts", "data"]: encoded pictures of the concepts, and of fine-tuning
     ZEROES    True of one that sets weights to zero: where they are is told to attacks
     GUIDES    True of one that leaves the weights alone and acts while sampling; PASSES: its forwards a step
