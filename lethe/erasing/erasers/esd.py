@@ -7,6 +7,14 @@ in, and x_t is what a network, sampling the concept c with guidance, has at a ra
 takes c out of a text c' that may stay, the concept's anchor: f(x_t, t, c') = f*(c') - eta (f*(c) - f*(null)), with x_t
 of c'.
 
+The current release starts from f*(c) where nothing is to stay, so that its eta e is e - 1 here: f*(c) - e (f*(c) -
+f*(null)) = f*(null) - (e - 1) (f*(c) - f*(null)). Its default of 2 is the 1 of the paper and of the code of 2023. With
+an anchor, as its --erase_from, eta means the same in both. What is trained goes by the name that the releases have for
+it: x, x-strict, u and all are the current one's, which trains linear and convolutional layers; noxattn, notime and full
+are those of the code of 2023, which trains norms too: with u these are 0.088 of a small net's movement in five steps
+(test_esd.py). Two things differ from the releases: concepts share every batch, where those draw one a step; and, from
+the code of 2023 alone, t is a step of the sampler, where that draws one of the timesteps up to the next step.
+
 `states: frozen` has f* draw the x_t. They serve `reuse` steps, and the answers that guidance needs make the target
 (lethe/training/trajectories.py). Per optimiser step and picture: at most 2 * sampler_steps / reuse teacher forwards,
 one student forward, one backward; and with an anchor one more teacher forward, for f*(c).
@@ -32,18 +40,21 @@ from lethe.training.loop import Keeping, Training, run
 from lethe.training.losses import mean_square
 from lethe.training.trajectories import States, Trajectories, arrive, dealt
 
+VERSION = {"variant": {"u": 2}}  # 2: without norms
 OPTIONS = {  # as the first release has it
     "variant": {
-        "description": "what is trained: x cross-attention, for styles, x-strict its keys and values, u all but x, for "
-        "things and nudity, full everything",
-        "enum": ["x", "u", "x-strict", "full"],
+        "description": "what is trained: x cross-attention, for styles, x-strict its keys and values; of linear and "
+        "convolutional layers alone u all but x, for things and nudity, all everything; with norms, as the code of "
+        "2023, noxattn all but x, the embedding of time and the output, notime all but these two, full everything",
+        "enum": ["x", "u", "x-strict", "all", "noxattn", "notime", "full"],
         "default": "x",
     },
     "steps": {"$ref": "#/$defs/optimiser_steps", "default": 1000},
     "batch": {"$ref": "#/$defs/shared_batch", "default": 1},
     "lr": {"description": "Adam learning rate", "$ref": "#/$defs/rate", "default": 1.0e-5},
     "eta": {
-        "description": "strength of negative guidance in the target",
+        "description": "strength of negative guidance in the target; without an anchor, 1 is the current release's 2, "
+        "whose target starts from the concept's own answer",
         "$ref": "#/$defs/weight",
         "default": 1.0,
     },

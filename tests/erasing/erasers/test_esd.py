@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from lethe.erasing import trainable
 from lethe.erasing.erasers import esd
 from lethe.files.errors import UserError
 from lethe.models import pipelines
@@ -46,12 +47,22 @@ def run(base, folder, **changed):
     return unet, erased.progress, budget
 
 
+def norm(name):
+    return any(word in name for word in ("norm", "group_norm"))
+
+
+ENDS = ("time_embedding.", "conv_norm_out.", "conv_out.")
+
+
 @pytest.mark.parametrize(
     ("variant", "rule"),
     [
         ("x", lambda name: "attn2" in name),
-        ("u", lambda name: "attn2" not in name),
+        ("u", lambda name: "attn2" not in name and not norm(name)),
         ("x-strict", lambda name: "attn2.to_k" in name or "attn2.to_v" in name),
+        ("all", lambda name: not norm(name)),
+        ("noxattn", lambda name: "attn2" not in name and not name.startswith(ENDS)),
+        ("notime", lambda name: not name.startswith(ENDS)),
         ("full", lambda name: True),
     ],
 )
@@ -63,6 +74,19 @@ def test_only_the_variants_parameters_change(base, tmp_path, variant, rule):
     assert changed
     assert all(rule(name) for name in changed)
     assert len(changed) >= 0.8 * sum(rule(name) for name in before)
+
+
+def test_norms_move_a_small_net(tiny_base, tmp_path, monkeypatch):
+    """u as the current release has it, against all but cross-attention with norms: apart over moved, five steps."""
+    base, moved = load(tiny_base), []
+    for name, rule in (("u", trainable.VARIANTS["u"]), ("all", lambda path, _: "attn2" not in path)):
+        monkeypatch.setitem(trainable.VARIANTS, "u", rule)
+        unet, _, _ = run(base, tmp_path / name, variant="u")
+        pairs = zip(unet.parameters(), base.unet.parameters(), strict=True)
+        moved.append(torch.cat([(new - old).flatten() for new, old in pairs]).detach())
+    apart = float((moved[0] - moved[1]).norm() / moved[1].norm())
+    print(f"{apart:.3f} of the movement")
+    assert apart == pytest.approx(0.088, abs=0.01)
 
 
 def test_it_is_what_it_was_before_trajectories_had_a_home_of_their_own(base, tmp_path):
@@ -133,6 +157,17 @@ def test_an_anchor_loses_what_the_prompt_has_over_the_empty_one(base, tmp_path, 
     torch.testing.assert_close(output.detach(), start, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(target, start - 1.5 * (erased - null), atol=1e-4, rtol=1e-3)
     assert budget == spent + Budget(student_forward=3, student_backward=3, teacher_forward=3)
+
+
+@pytest.mark.parametrize("released", [1.0, 2.0, 3.5])
+def test_the_current_releases_eta_is_one_more_where_nothing_stays(released):
+    """Its target f*(c) - eta (f*(c) - f*(null)), from f*(c) = 5 and f*(null) = 2."""
+    conditional, null = torch.tensor([5.0]), torch.tensor([2.0])
+    states = trajectories.States(torch.zeros(1), torch.zeros(1), torch.zeros(1), null, conditional)
+    found = esd._target(states, conditional, {"eta": released - 1, "erase_from": "empty"})
+    assert float(found) == pytest.approx(5 - released * (5 - 2))
+    anchored = esd._target(states, torch.tensor([9.0]), {"eta": released, "erase_from": "anchor"})
+    assert float(anchored) == pytest.approx(5 - released * (9 - 2))
 
 
 def test_every_forward_is_counted(base, tmp_path, monkeypatch):
