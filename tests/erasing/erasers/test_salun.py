@@ -17,6 +17,7 @@ from tests.tiny_training import encoded, same
 
 OPTIONS = {
     "variant": "x",
+    "ranked": "all",
     "steps": 5,
     "batch": 3,
     "lr": 1.0e-3,
@@ -57,11 +58,11 @@ def run(base, folder, concepts=CONCEPTS, **changed):
     return unet, erased, budget
 
 
-def brute(base, variant, share):
+def brute(base, ranked, share):
     """The mask's entries, by name: sum the gradients of single pictures, sort all entries in one list."""
     unet = copy.deepcopy(base.unet).requires_grad_(True)
     table = schedule(base.scheduler, None, "legacy", torch.device("cpu"))
-    chosen = {n: p for n, p in unet.named_parameters() if variant == "full" or "attn2" in n}
+    chosen = {n: p for n, p in unet.named_parameters() if ranked == "all" or "attn2" in n}
     for k in range(2):
         batch = draw(list(base.concepts.values()), shares(3, 2, k), table, generator(0, "saliency", k))
         for row in range(3):
@@ -81,13 +82,21 @@ def brute(base, variant, share):
     return {entry[1:] for entry in graded[:count]}, count, graded[count][0], len(graded)
 
 
-@pytest.mark.parametrize("variant", ["x", "full"])
-def test_only_the_most_salient_weights_move(tiny_base, tmp_path, variant):
+@pytest.mark.parametrize(
+    ("variant", "ranked", "share"), [("x", "all", 0.5), ("x", "trained", 0.3), ("full", "all", 0.3)]
+)
+def test_only_the_most_salient_weights_move(tiny_base, tmp_path, variant, ranked, share):
+    """Salient among all of the U-Net, as released: of x, cross-attention has more or fewer than `share`."""
     base = load(tiny_base)
-    wanted, count, limit, total = brute(base, variant, 0.3)
-    unet, erased, _ = run(base, tmp_path, variant=variant)
-    assert erased.facts == {"salient_weights": count, "ranked_weights": total}
+    wanted, count, limit, total = brute(base, ranked, share)
+    unet, erased, _ = run(base, tmp_path, variant=variant, ranked=ranked, saliency=share)
     before = dict(base.unet.named_parameters())
+    own = {name: p.numel() for name, p in before.items() if variant == "full" or "attn2" in name}
+    wanted = {entry for entry in wanted if entry[0] in own}
+    assert (len(wanted) == count) == (variant == "full" or ranked == "trained")
+    assert erased.facts["salient_weights"] == pytest.approx(len(wanted), abs=2)  # rounding at the limit
+    assert erased.facts["trained_weights"] == sum(own.values()) and erased.facts["ranked_weights"] == total
+    count = len(wanted)
     moved = {
         (name, place)
         for name, p in unet.named_parameters()
@@ -98,10 +107,31 @@ def test_only_the_most_salient_weights_move(tiny_base, tmp_path, variant):
     assert limit > 0
 
 
+def test_the_ranking_decides_which_weights_move_and_how_far(tiny_base, tmp_path):
+    """Saliency 0.5, three steps: the former ranking, of cross-attention alone, against the released one."""
+    base, moved = load(tiny_base), {}
+    for ranked in ("all", "trained"):
+        unet, erased, _ = run(base, tmp_path / ranked, ranked=ranked, saliency=0.5, steps=3)
+        pairs = zip(unet.parameters(), base.unet.parameters(), strict=True)
+        moved[ranked] = torch.cat([(new - old).flatten() for new, old in pairs]).detach(), erased.facts
+    (one, first), (other, second) = moved["all"], moved["trained"]
+    apart = float((one - other).norm() / other.norm())
+    print(f"{first['salient_weights']} against {second['salient_weights']} weights; {apart:.2f} of the movement")
+    assert second["salient_weights"] == 3112 == round(0.5 * second["trained_weights"])
+    assert first["salient_weights"] == pytest.approx(2697, abs=20)
+    assert apart == pytest.approx(0.36, abs=0.05)
+
+
+def test_nothing_salient_to_train_is_told(tiny_base, tmp_path):
+    base = load(tiny_base)
+    with pytest.raises(UserError, match=r"erase\.salun\.saliency: 1e-06 of all weights holds none of variant 'x'"):
+        run(base, tmp_path, saliency=1e-6)
+
+
 def test_all_weights_move_with_a_share_of_one(tiny_base, tmp_path):
     base = load(tiny_base)
     unet, erased, _ = run(base, tmp_path, saliency=1.0)
-    assert erased.facts["salient_weights"] == erased.facts["ranked_weights"]
+    assert erased.facts["salient_weights"] == erased.facts["trained_weights"] < erased.facts["ranked_weights"]
     cross = [n for n, _ in base.unet.named_parameters() if "attn2" in n]
     before = dict(base.unet.named_parameters())
     changed = {name for name, p in unet.named_parameters() if not torch.equal(p, before[name])}
