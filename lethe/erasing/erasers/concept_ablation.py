@@ -3,15 +3,25 @@
 The model that came in draws `pictures` of each anchor once. Noised, they are where the model learns to answer to the
 concept's prompt as it answers to the anchor's:
 
-    L = || f(z_t, t, c) - sg f(z_t, t, c*) ||^2 + regularization * || f(z_t, t, c*) - y(z, e, t) ||^2
+    L = C mean (f(z_t, t, c) - sg f(z_t, t, c*))^2 + regularization * mean (f(z_t, t, c*) - y(z, e, t))^2
 
 with c the concept's prompt, c* its anchor, sg a stop of the gradient (the answer is that of the network in training, as
-released), and y what the diffusion loss asks for. As in the release, no gradient flows through keys and values of
-cross-attention at the first token, which is the same in every prompt. Two things differ from the release: a concept has
-one prompt and one anchor, where that draws from 200 anchors and words the style in several ways; and the regularization
-is on the same pictures, noise and t, where that takes a second batch. Per optimiser step and picture: two student
-forwards and one backward, three and two with regularization; before the first step 2 * pictures * sampler_steps
-teacher forwards an anchor.
+released), and y what the diffusion loss asks for. C is the number of the latents' channels, 4 of Stable Diffusion: the
+release divides the first sum by the entries of a mask of one channel, and the second by all entries, so its prior
+weight w counts w / C against the mean square of the paper. To AdamW alone w / C is all that matters; `clip_norm` makes
+the size of L count, too. As in the release, gradients are clipped to a norm of 1, weights decay by 0.01 times the
+learning rate a step, and no gradient flows through keys and values of cross-attention at the first token, which is the
+same in every prompt. Clipping and decay move a small net by 0.002 of its movement in 24 steps, where no gradient is as
+large as the limit (test_concept_ablation.py).
+
+What differs from the release: a concept has one prompt and one anchor, where that draws from 200 anchors and words the
+style in several ways; pictures keep their size and words, where that shrinks or enlarges most, says so in the prompt
+and masks the rest; the regularization is on the same pictures, noise and t, where that takes a second batch, and
+towards y, where that takes the noise also for networks that answer v; and with regularization the release trains at
+twice its learning rate.
+
+Per optimiser step and picture: two student forwards and one backward, three and two with regularization; before the
+first step 2 * pictures * sampler_steps teacher forwards an anchor.
 """
 
 import copy
@@ -49,10 +59,18 @@ OPTIONS = {  # as the release has it for styles, on one GPU
         "default": 8.0e-6,
     },
     "regularization": {
-        "description": "weight of the diffusion loss on the anchor's pictures under the anchor",
+        "description": "weight of the diffusion loss on the anchor's pictures under the anchor, as the release counts "
+        "its prior_loss_weight: beside the ablation's mean square times the latents' channels",
         "$ref": "#/$defs/weight",
         "default": 0.0,
     },
+    "clip_norm": {
+        "description": "gradient norm limit; null for none",
+        "type": ["number", "null"],
+        "exclusiveMinimum": 0,
+        "default": 1.0,
+    },
+    "weight_decay": {"description": "AdamW weight decay", "$ref": "#/$defs/weight", "default": 0.01},
     "pictures": {"description": "pictures drawn of each anchor", "$ref": "#/$defs/count", "default": 200},
     "guidance": {"description": "guidance of the anchor's pictures", "$ref": "#/$defs/guidance", "default": 6.0},
     "sampler_steps": {"description": "DDIM steps of the anchor's pictures", "$ref": "#/$defs/picture_steps"},
@@ -80,7 +98,8 @@ def erase(
                 f"concepts.{name}.anchor: {concept['anchor']!r} is its prompt, so there is nothing to ablate; give "
                 "it what may be drawn in its place"
             )
-    optimizer = adamw(trainable.select(unet, options["variant"], "erase.concept_ablation"), options["lr"])
+    chosen = trainable.select(unet, options["variant"], "erase.concept_ablation")
+    optimizer = adamw(chosen, options["lr"], options["weight_decay"])
     schedule = losses.schedule(base.scheduler, None, "legacy", next(unet.parameters()).device)
     batches = _batches(copy.deepcopy(unet), base, concepts, schedule, options, seed, budget)
 
@@ -91,8 +110,8 @@ def erase(
             target = schedule.target(batch.latents, batch.noise, batch.t)
             anchor = needed(batch.anchor, "anchor")
             terms["diff"] = losses.mean_square(answer(unet, batch.noisy, batch.t, anchor, budget), target)
-        loss = terms["ablation"] + options["regularization"] * terms.get("diff", 0.0)
-        descend(loss, optimizer, options["lr"])
+        loss = batch.noisy.shape[1] * terms["ablation"] + options["regularization"] * terms.get("diff", 0.0)
+        descend(loss, optimizer, options["lr"], options["clip_norm"])
         return {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
 
     unet.train()

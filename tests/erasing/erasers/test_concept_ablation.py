@@ -20,6 +20,8 @@ OPTIONS = {
     "batch": 3,
     "lr": 1.0e-3,
     "regularization": 0.0,
+    "clip_norm": 1.0,
+    "weight_decay": 0.01,
     "pictures": 4,
     "guidance": 3.0,
     "sampler_steps": 3,
@@ -64,9 +66,60 @@ def test_the_loss_is_the_formula(base, tmp_path, monkeypatch, weight):
         with torch.no_grad():
             own = base.unet(noisy[row : row + 1], t[row], text[prompt : prompt + 1]).sample
             anchor = base.unet(noisy[row : row + 1], t[row], text[:1]).sample
-        wanted += ((own - anchor).square().mean() + weight * (anchor - target[row]).square().mean()) / 3
+        sums = (own - anchor).square().sum() / noise[0, 0].numel()  # over channels too, by the pixels of one
+        wanted += (sums + weight * (anchor - target[row]).square().mean()) / 3
     assert progress.rows[0]["loss"] == pytest.approx(float(wanted), rel=1e-3)
     assert ("diff" in progress.rows[0]) == (weight > 0)
+
+
+def test_the_released_weight_is_four_times_that_of_the_mean_squares(tiny_base, tmp_path):
+    """Latents of four channels: a mean square of 2 and a diffusion loss of 3 with the released weight 0.5 are
+    4 * 2 + 0.5 * 3 = 4 (2 + 0.125 * 3)."""
+    base = load(tiny_base)
+    assert base.latent_shape[0] == 4
+    _, progress, _ = run(base, tmp_path, steps=1, regularization=0.5)
+    row = progress.rows[0]
+    assert row["loss"] == pytest.approx(4 * (row["ablation"] + 0.125 * row["diff"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "decay"), [(1.0, 0.01), (None, 0.0), (1e-3, 0.5)])
+def test_gradients_are_clipped_and_weights_decay(tiny_base, tmp_path, monkeypatch, norm, decay):
+    """The first step by hand: a weight shrinks by lr * decay, and then moves by at most lr, whatever the clipped size.
+    Adam's first moment tells the gradient that it was given."""
+    base, seen = load(tiny_base), []
+    true = concept_ablation.descend
+
+    def listening(loss, optimizer, lr, clip_norm):
+        true(loss, optimizer, lr, clip_norm)
+        moments = [optimizer.state[p]["exp_avg"] for group in optimizer.param_groups for p in group["params"]]
+        seen.append((clip_norm, torch.cat([m.flatten() for m in moments]).norm() / 0.1))  # of the gradient that it took
+
+    monkeypatch.setattr(concept_ablation, "descend", listening)
+    unet, _, _ = run(base, tmp_path, steps=1, clip_norm=norm, weight_decay=decay)
+    ((told, size),) = seen
+    assert told == norm and (norm is None or size <= norm * 1.0001)
+    if norm == 1e-3:
+        assert size == pytest.approx(norm, rel=1e-3)
+    for name, new in unet.named_parameters():
+        if "attn2.to_k" in name or "attn2.to_v" in name:
+            old = dict(base.unet.named_parameters())[name]
+            assert float((new - old * (1 - 1e-3 * decay)).abs().max().detach()) <= 1.001e-3
+
+
+def test_clipping_and_decay_move_a_small_net(tiny_base, tmp_path):
+    """As released against neither, 24 steps: how far the results are apart, over how far they moved."""
+    base, moved = load(tiny_base), []
+    with torch.no_grad():
+        for name, parameter in base.unet.named_parameters():
+            if "attn2.to_out" in name:
+                parameter *= 20
+    for own in ({}, {"clip_norm": None, "weight_decay": 0.0}):
+        unet, _, _ = run(base, tmp_path / str(len(own)), steps=24, batch=4, **own)
+        pairs = zip(unet.parameters(), base.unet.parameters(), strict=True)
+        moved.append(torch.cat([(new - old).flatten() for new, old in pairs]).detach())
+    apart = float((moved[0] - moved[1]).norm() / moved[1].norm())
+    print(f"{apart:.4f} of the movement")
+    assert apart == pytest.approx(0.002, abs=0.001)
 
 
 def test_no_gradient_flows_through_the_first_token(base):
