@@ -1,8 +1,15 @@
 """Rounds of drawing, judging and editing, until a prompt's pictures show attributes in the shares that are wanted.
 
-UCE's debiasing (2308.14761 sec. 4.2): each round adds step * (wanted share - observed share) to the weight that every
-attribute has in the concept's new value. How pictures are drawn, judged and a model edited is handed in.
-"""
+UCE's debiasing (2308.14761 sec. 4.2), as in the current repository: each round adds step * (wanted share - observed
+share) to the weight that every attribute has in the concept's new value, and makes the model anew from the one that
+came in. A concept whose shares are all nearer than the tolerance is not moved in that round; it is looked at again in
+the next, and moved again if it left. `step` is 1 there: its option of 0.1 is read and never used.
+
+The code of 2023 is another procedure, not taken over: it edits what the round before has edited, with steps of 0.1
+along the attributes' unit directions times the norm of the concept's own value, and a concept that came near once is
+not looked at again but preserved. What differs from the current repository: which tokens count is UCE's option
+`alignment` (last is its choice), pictures are drawn by DDIM in float32 from seeds of their own, where that draws them
+unseeded in bfloat16. How pictures are drawn, judged and a model edited is handed in."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -42,7 +49,8 @@ def balance(
     desired: Sequence[float],
     options: Mapping,
 ) -> dict:
-    """Edits until every concept's observed shares are within `tolerance` of the desired ones, or for `rounds` rounds.
+    """Edits until every concept's observed shares are less than `tolerance` from the desired ones, or for `rounds`
+    rounds. A concept that is there keeps its weights as long as it is.
 
     `edit` takes each concept's weights of attributes and makes the model anew from the one that came in;
     `observe(concept, round)` says the attributes' shares in its pictures. Returns facts: whether it was reached, the
@@ -55,8 +63,10 @@ def balance(
         missing = {}
         for name in concepts:
             seen[name].append([float(share) for share in observe(name, turn)])
-            missing[name] = [want - have for want, have in zip(desired, seen[name][-1], strict=True)]
-        reached = all(abs(gap) <= options["tolerance"] for gaps in missing.values() for gap in gaps)
+            gaps = [want - have for want, have in zip(desired, seen[name][-1], strict=True)]
+            if max(map(abs, gaps)) >= options["tolerance"]:
+                missing[name] = gaps
+        reached = not missing
         if reached:
             break
         for name, gaps in missing.items():

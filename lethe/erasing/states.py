@@ -43,12 +43,16 @@ def pair(one: tuple[Tensor, int], other: tuple[Tensor, int], alignment: str) -> 
     return states[at : at + count], guide[there : there + count]
 
 
-def aligned(base: SimpleNamespace, texts: Sequence[tuple[str, str]], alignment: str) -> tuple[Tensor, Tensor]:
-    """States of (text, guide) pairs, [n, D] each; every text is encoded once."""
+def pairs(base: SimpleNamespace, texts: Sequence[tuple[str, str]], alignment: str) -> list[tuple[Tensor, Tensor]]:
+    """States of (text, guide) pairs, [rows, D] both of a pair; every text is encoded once."""
     unique = list(dict.fromkeys(text for pair in texts for text in pair))
     known = dict(zip(unique, encode(base, unique), strict=True))
-    parts = [pair(known[text], known[guide], alignment) for text, guide in texts]
-    states, guides = (torch.cat(column) for column in zip(*parts, strict=True))
+    return [pair(known[text], known[guide], alignment) for text, guide in texts]
+
+
+def aligned(base: SimpleNamespace, texts: Sequence[tuple[str, str]], alignment: str) -> tuple[Tensor, Tensor]:
+    """The same, all pairs' rows below each other: [n, D] of the texts, [n, D] of their guides."""
+    states, guides = (torch.cat(column) for column in zip(*pairs(base, texts, alignment), strict=True))
     return states, guides
 
 

@@ -35,7 +35,12 @@ def name(concept: Mapping[str, str]) -> str:
 
 def expanded(concept: Mapping[str, str], kind: str) -> list[str]:
     """The concept's prompt, and its name in the templates of EXPANSIONS[kind]."""
-    return [concept["prompt"], *(template.format(name(concept)) for template in EXPANSIONS[kind])]
+    return [concept["prompt"], *in_templates(name(concept), kind)]
+
+
+def in_templates(text: str, kind: str) -> list[str]:
+    """The text in the templates of EXPANSIONS[kind], in their order."""
+    return [template.format(text).strip() for template in EXPANSIONS[kind]]
 
 
 def mentions(text: str, concept: Mapping[str, str]) -> bool:

@@ -112,7 +112,7 @@ def test_every_params_file_is_legal(name):
             {"solver": "penalty", "upper_every": 2},
             ["unknown key 'upper_every'; known keys: away_from", "pull"],
         ),
-        ("erase.uce.preserve", [], ["erase.uce.preserve", "prompts that must stay"]),
+        ("erase.uce.preserve", [3], ["erase.uce.preserve", "3"]),
         ("concepts.monet.pictures", "", ["concepts.monet.pictures"]),
         ("concepts.monet.prompt", " ", ["concepts.monet.prompt", "not made of a text"]),
         ("distill.steps", None, ["distill.steps", "optimiser steps"]),
