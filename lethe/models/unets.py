@@ -7,6 +7,7 @@ torch and diffusers are imported inside functions, so that a stage can check its
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from lethe.models.whole import check_finite, check_keys
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from torch import Tensor, nn
+
+DEFAULTED = "_use_default_values"  # diffusers: keys of a config in memory that its file lacks
 
 PRUNING = "pruning.json"
 
@@ -108,7 +111,6 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     or not the one `meta.json` speaks of, and if weights and `pruning.json` do not fit each other.
     """
     import torch
-    from diffusers import UNet2DConditionModel
     from safetensors import SafetensorError
 
     from lethe.models.cutting import cut
@@ -121,7 +123,7 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     try:
         state = read_state(place)
         with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(config)
+            unet = of_config(config)
         cut(unet, layers)
         told = unet.load_state_dict(state, strict=False, assign=True)
     except (RuntimeError, ValueError, AttributeError, KeyError, SafetensorError) as error:
@@ -131,6 +133,16 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     check_keys(f"{folder}: its unet", told.missing_keys, told.unexpected_keys)
     check_finite(f"{folder}: its unet", state)
     return unet.eval()
+
+
+def of_config(config: Mapping) -> UNet2DConditionModel:
+    """A U-Net with fresh weights, built by every key of a config, those among them that the config's file left out.
+
+    A net in memory lists such keys as defaulted, and the library then passes over whatever value they have got since.
+    """
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_config({key: value for key, value in config.items() if key != DEFAULTED})
 
 
 def check_weights(folder: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lethe.files.errors import UserError
 from lethe.models.macs import count_macs
+from lethe.models.unets import of_config
 from lethe.pruning.narrowing import Goal, narrow
 from lethe.pruning.pruners import magnitude
 
@@ -37,7 +38,7 @@ def remove(
     """
     config = smaller(unet, mid, stage)
     with torch.device("meta"):
-        small = UNet2DConditionModel.from_config(config)
+        small = of_config(config)
     macs = count_macs(small, goal.latent_shape, goal.text_length)
     if macs < (goal.budget - goal.tolerance) * goal.dense:
         left = macs / goal.dense

@@ -61,7 +61,6 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
     Raises UserError if it is of another architecture, or keeps another share of the MACs than the budget.
     """
     import torch
-    from diffusers import UNet2DConditionModel
 
     from lethe.models.cutting import cut
     from lethe.models.macs import count_macs
@@ -71,7 +70,7 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
     _check_config(unet, config, folder)
     layers = read_layers(unet, read_vector(folder), config.get("ff_gate_width", 32), folder)
     with torch.device("meta"):
-        found = UNet2DConditionModel.from_config(unet.config)
+        found = of_config(unet.config)
     try:
         cut(found, layers)
     except ValueError as error:

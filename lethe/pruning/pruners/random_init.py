@@ -4,6 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lethe.models.cutting import cut
+from lethe.models.unets import of_config
 from lethe.pruning.narrowing import Goal, narrow
 from lethe.pruning.pruners import magnitude
 
@@ -17,6 +18,6 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
     device = unet.device
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: equal weights on any device
         torch.manual_seed(goal.options["draw"])
-        fresh = UNet2DConditionModel.from_config(unet.config)
+        fresh = of_config(unet.config)
     cut(fresh, layers)
     return fresh.to(device).eval().requires_grad_(False), layers

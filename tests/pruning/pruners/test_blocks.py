@@ -1,17 +1,24 @@
 """Blocks go as in BK-SDM's table, weights are inherited from where it says, and the result opens without us."""
 
 import copy
+import hashlib
+import inspect
+import json
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
 from lethe.files.errors import UserError
-from lethe.models.unets import load_unet, save_unet
+from lethe.models.macs import count_params
+from lethe.models.unets import DEFAULTED, load_unet, of_config, save_unet
 from lethe.pruning import narrowing
+from lethe.pruning.pruners import _blocks
 from tests.tiny_training import same
 
 SHAPE, LENGTH = (4, 8, 8), 5
+ATELIER = Path(__file__).resolve().parents[3] / "models/atelier/pipeline/unet"
 
 
 def net(widths=(16, 32, 32), layers=2, heads=(2, 4, 4), mid="UNetMidBlock2DCrossAttn") -> UNet2DConditionModel:
@@ -173,3 +180,95 @@ def test_nothing_to_remove():
         with pytest.raises(UserError, match=words) as caught:
             narrowing.prune(dense, name, narrowing.Goal(0.3, SHAPE, LENGTH, 0.1, 0.1))
         assert "\n" not in str(caught.value)
+
+
+# what SD 1.4's config.json says of its U-Net: no mid_block_type among it, and half of the library's keys are missing
+SD14 = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+CUTS = {"bk_base": (False, False), "bk_small": (True, False), "bk_tiny": (True, True)}
+
+
+def made(config: dict) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
+
+
+def test_sizes_are_those_that_bk_sdm_published():
+    """Millions of parameters: 859.52 and 579.38, 482.35, 323.38 (arXiv 2305.15798, table 1)."""
+    dense = made(SD14)
+    found = {"dense": count_params(dense)}
+    for name, cuts in CUTS.items():
+        with torch.device("meta"):
+            found[name] = count_params(of_config(_blocks.smaller(dense, *cuts)))
+    millions = {name: round(count / 1e6, 2) for name, count in found.items()}
+    assert millions == {"dense": 859.52, "bk_base": 579.38, "bk_small": 482.35, "bk_tiny": 323.38}
+
+
+def test_a_key_that_the_config_leaves_out_counts_as_any_other():
+    """Every optional key in turn: what is left is the same whether the base's config.json has it or not."""
+    defaults = {
+        key: one.default
+        for key, one in inspect.signature(UNet2DConditionModel.__init__).parameters.items()
+        if one.default is not inspect.Parameter.empty
+    }
+    assert "mid_block_type" in defaults
+    narrow = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 8, "sample_size": 8}
+    for key, default in defaults.items():
+        full = defaults | narrow | {key: default}
+        lacking = made({name: value for name, value in full.items() if name != key})
+        assert DEFAULTED in lacking.config, key
+        with torch.device("meta"):
+            small = of_config(_blocks.smaller(lacking, mid=True, stage=True))
+            wanted = of_config(_blocks.smaller(made(full), mid=True, stage=True))
+        assert small.mid_block is None, key
+        assert {name: value.shape for name, value in small.state_dict().items()} == {
+            name: value.shape for name, value in wanted.state_dict().items()
+        }, key
+        assert {name: small.config[name] for name in defaults} == {name: wanted.config[name] for name in defaults}, key
+
+
+@pytest.mark.parametrize("name", ["bk_small", "bk_tiny"])
+def test_a_base_whose_config_has_no_mid_block_type_loses_it(name, tmp_path):
+    dense = net()
+    state, config = dense.state_dict(), json.loads(dense.to_json_string())
+    del config["mid_block_type"]
+    lacking = UNet2DConditionModel.from_config(config).eval().requires_grad_(False)
+    lacking.load_state_dict(state)
+    unet, record = removed(lacking, name)
+    assert unet.mid_block is None
+    assert record["removed"] == GONE[name]
+    assert same(unet, removed(dense, name)[0])
+    save_unet(unet, record, tmp_path)
+    assert json.loads((tmp_path / "unet" / "config.json").read_text())["mid_block_type"] is None
+    assert torch.equal(output(load_unet(tmp_path).requires_grad_(False)), output(unet))
+
+
+@pytest.mark.parametrize(("name", "digest"), [("bk_small", "5cc6894e967acf6b"), ("bk_tiny", "2527e2fb8e4bdfde")])
+def test_atelier_gives_what_it_gave_before_that(name, digest):
+    """Bit for bit: its config.json has every key. Weights are copied, not computed, so they are alike anywhere."""
+    dense = UNet2DConditionModel.from_pretrained(ATELIER).eval().requires_grad_(False)
+    assert DEFAULTED not in dense.config
+    with torch.device("meta"):
+        small = of_config(_blocks.smaller(dense, *CUTS[name]))
+    found = hashlib.sha256()
+    for key, value in sorted(_blocks.inherited(dense, small, CUTS[name][1]).items()):
+        found.update(key.encode())
+        found.update(value.numpy().tobytes())
+    assert found.hexdigest()[:16] == digest
