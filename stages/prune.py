@@ -2,8 +2,9 @@
 
 In: a StableDiffusionPipeline folder or hub id, or a dense U-Net made from it (--model), such as one that forgot.
 Some pruners also look at encoded pictures (--data); they say so.
-Out: unet/ (config.json, diffusion_pytorch_model.safetensors, narrowing.json: what was kept) and meta.json with macs,
-params and latency_ms, dense and kept. --list shows what any pruned weights folder kept, layer by layer.
+Out: unet/ (config.json, diffusion_pytorch_model.safetensors, pruning.json: what was kept) and meta.json with macs,
+macs_released (as the paper's code counts them), params and latency_ms, dense and kept. --list shows what any pruned
+weights folder kept, layer by layer.
 
     python -m stages.prune --base models/atelier/pipeline --budget 0.8 --out results/own/pruned
     python -m stages.prune --list results/own/pruned
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace, values: dict, folders: dict[str, Path], record
     times = latency.compare({"dense": dense, "kept": unet}, *size, device)
     with io.result_folder(args.out) as part:
         unets.save_unet(unet, found, part)
-        facts = {"macs": found["macs"], "params": found["params"], "latency_ms": times}
+        facts = {key: found[key] for key in ("macs", "macs_released", "params")} | {"latency_ms": times}
         budget = calibration.budget if calibration else None
         recorder.write(part, budget=budget, device=str(device), **facts)
     print(f"{args.out}: {'; '.join([*summary(found), *totals(facts)])}")
@@ -175,8 +176,10 @@ def summary(found: dict) -> list[str]:
 def totals(facts: dict) -> list[str]:
     """MACs, parameters and, where it was measured, latency."""
     macs, params, times = facts["macs"], facts["params"], facts.get("latency_ms")
+    theirs = facts.get("macs_released")  # results that are older have none
+    other = f" ({theirs['kept'] / theirs['dense']:.4f} as the released code counts)" if theirs else ""
     found = [
-        f"kept {macs['kept'] / macs['dense']:.4f} of {macs['dense'] / 1e6:.1f} M MACs",
+        f"kept {macs['kept'] / macs['dense']:.4f} of {macs['dense'] / 1e6:.1f} M MACs{other}",
         f"{params['kept'] / params['dense']:.4f} of {params['dense'] / 1e6:.2f} M parameters",
     ]
     if times:

@@ -27,6 +27,7 @@ TAKEN |= {
     "latency_ratio",
     "lo",
     "macs_kept",
+    "macs_released",
     "metric",
     "n_images",
     "n_seeds",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lethe.files.errors import UserError
 from lethe.models.cutting import channels, cut, members, units
-from lethe.models.macs import count_macs, count_params, macs_by_module
+from lethe.models.macs import count_macs, count_params, macs_by_module, released_macs
 from lethe.params import registry
 from lethe.pruning.calibration import Calibration
 
@@ -62,6 +62,7 @@ def prune(unet: UNet2DConditionModel, pruner: str, goal: Goal) -> tuple[UNet2DCo
     Raises UserError if the budget cannot be met, before anything is changed.
     """
     params, plugin = count_params(unet), registry.get("pruners", pruner)
+    released = released_macs(unet, goal.latent_shape)
     goal = replace(goal, dense=count_macs(unet, goal.latent_shape, goal.text_length))
     removed = plugin.removed(unet) if hasattr(plugin, "removed") else []
     found, layers = plugin.prune(unet, goal)
@@ -76,6 +77,7 @@ def prune(unet: UNet2DConditionModel, pruner: str, goal: Goal) -> tuple[UNet2DCo
         "latent_shape": list(goal.latent_shape),
         "text_length": goal.text_length,
         "macs": {"dense": goal.dense, "kept": kept},
+        "macs_released": {"dense": released, "kept": released_macs(found, goal.latent_shape)},
         "params": {"dense": params, "kept": count_params(found)},
         "removed": removed,
         "layers": layers,

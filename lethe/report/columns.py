@@ -18,6 +18,7 @@ PAIRED = ["set", "keep", "arm", "against", "metric", "difference", "lo", "hi", "
 # column -> heading, how a value is shown, and what it means
 SPENT: dict[str, tuple[str, Callable[[float], str], str]] = {
     "macs_kept": ("MACs kept", partial(share, digits=0), "of the dense model's"),
+    "macs_released": ("as released", partial(share, digits=0), "the same, as the paper's code counts MACs"),
     "params_kept": ("params kept", partial(share, digits=0), "of the dense model's"),
     "weights_mb": ("MB", partial(number, digits=1), "the U-Net's parameters in the precision that drew, 2^20 bytes"),
     "latency_1_ms": ("ms at 1", partial(number, digits=1), "one forward pass of one picture, median milliseconds"),
@@ -34,6 +35,7 @@ SPENT: dict[str, tuple[str, Callable[[float], str], str]] = {
 }
 # columns only where a row has a value; what concerns deployment is printed in tables of the plan, elsewhere in the CSV
 DEPLOYMENT = (
+    "macs_released",
     "params_kept",
     "weights_mb",
     "latency_1_ms",
@@ -101,6 +103,7 @@ def spent(cost: Cost, images: int, seeds: int, dense: dict[str, float] | None = 
     latency = cost.forward_ms(dense)
     values = (
         cost.macs_kept,
+        cost.macs_released,
         cost.params_kept if latency else None,
         cost.weights_mb,
         *(latency.get(batch) for batch in ("1", "8")),

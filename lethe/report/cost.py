@@ -21,6 +21,7 @@ class Cost:
 
     `seconds`: of the stages prune, distill, bilevel, erase that lead there. `passes`: samples through a network,
     forward or backward, student or teacher. `macs_kept`, `params_kept`: what is left, of the dense model's 1.0.
+    `macs_released`: the same as the released code counts (`lethe.models.macs`), if the stage prune told it.
     `latency`: {"dense", "kept"} -> batch size -> milliseconds a forward pass, in float32, if the stage prune measured
     it. `zeroed`: share of weights that an eraser set to zero, if it says so. `train_mb`: peak memory of the most
     demanding of those stages. Of drawing: `precision` of the U-Net; `drawn_latency` (batch size -> milliseconds),
@@ -43,6 +44,7 @@ class Cost:
     draw_mb: float | None = None
     draw_passes: float | None = None
     train_mb: float | None = None
+    macs_released: float | None = None
 
     @property
     def dense(self) -> bool:
@@ -87,6 +89,7 @@ def of(runs: list[Run]) -> Cost:
         zeroed=float(np.mean(zeroed)) if zeroed else None,
         devices=tuple(sorted({link.get("machine", {}).get("device", "cpu") for chain in chains for link in chain})),
         train_mb=_most(link for chain in chains for link in chain),
+        macs_released=_kept(runs[0], "macs_released", dense=None),
         **_drawing(drawn),
     )
 
@@ -125,10 +128,10 @@ def _most(metas: Iterable[dict]) -> float | None:
     return max((meta["peak_memory_mb"] for meta in metas if meta.get("peak_memory_mb")), default=None)
 
 
-def _kept(run: Run, what: str) -> float | None:
+def _kept(run: Run, what: str, dense: float | None = 1.0) -> float | None:
     """From the pruning.json that every pruned U-Net carries; a chain without the stage prune is still dense."""
     if all(link["stage"] != "prune" for link in run.chain):
-        return 1.0
+        return dense
     found = [pruning for pruning in map(read_pruning, run.weights) if pruning]
     amount = found[-1].get(what) if found else None
     return amount["kept"] / amount["dense"] if amount else None

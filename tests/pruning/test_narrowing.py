@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lethe.files.errors import UserError
 from lethe.models.cutting import channels, cut, members
-from lethe.models.macs import count_macs, count_params, macs_by_module
+from lethe.models.macs import count_macs, count_params, macs_by_module, released_macs
 from lethe.models.pipelines import latent_shape, load_base, text_length
 from lethe.models.unets import hook_blocks, load_unet, save_unet
 from lethe.pruning import narrowing
@@ -78,6 +78,7 @@ def test_budget_is_hit_and_widths_stay_whole(net, budget):
     dense, shape, length = net
     unet, record = pruned(net, budget)
     assert record["macs"] == {"dense": count_macs(dense, shape, length), "kept": count_macs(unet, shape, length)}
+    assert record["macs_released"] == {"dense": released_macs(dense, shape), "kept": released_macs(unet, shape)}
     assert abs(record["macs"]["kept"] / record["macs"]["dense"] - budget) <= 0.01
     assert record["params"] == {"dense": count_params(dense), "kept": count_params(unet)}
     kinds = set()

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lethe.files.io import read_json, write_json
 from lethe.measuring.intervals import Estimate
 from lethe.measuring.measures import METRICS, measure
 from lethe.report import columns, cost, markup, tables
@@ -175,6 +176,17 @@ def test_weights_that_an_eraser_leaves_alone_have_their_parents_size(tmp_path):
     (runs[0].weights[-1] / "unet" / "pruning.json").unlink()
     found = cost.of(runs)
     assert (found.macs_kept, found.params_kept) == (0.803, 0.79)
+
+
+def test_what_the_released_code_would_count_is_told_where_the_pruning_tells_it(tmp_path):
+    plan = read_plan(fabricated.experiment(tmp_path, fabricated.params(), count=2, side=8))
+    runs = plan.groups[0].arms["esd"]
+    assert cost.of(runs).macs_released is None  # older than that
+    path = runs[0].weights[-1] / "unet" / "pruning.json"
+    write_json(path, read_json(path) | {"macs_released": {"dense": 200, "kept": 111}})
+    found = cost.of(runs)
+    assert (found.macs_kept, found.macs_released) == (0.803, 0.555)
+    assert columns.spent(found, 4, 1)["macs_released"] == 0.555
 
 
 def test_a_difference_that_prints_as_zero_has_no_sign():

@@ -63,6 +63,7 @@ def test_command(tiny_base, tmp_path):
     pruning = unets.read_pruning(out)
     assert pruning["pruner"] == "magnitude"
     assert meta["macs"] == pruning["macs"]
+    assert meta["macs_released"] == pruning["macs_released"]
     assert meta["params"] == pruning["params"]
     assert abs(meta["macs"]["kept"] / meta["macs"]["dense"] - 0.8) <= 0.01
     assert set(meta["latency_ms"]) == {"dense", "kept"}

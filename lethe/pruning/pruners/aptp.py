@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from lethe.files.errors import UserError
 from lethe.files.io import read_json
-from lethe.models.unets import check_weights, read_state
+from lethe.models.unets import check_weights, of_config, read_state
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

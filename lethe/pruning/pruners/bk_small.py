@@ -5,6 +5,7 @@ from diffusers import UNet2DConditionModel
 from lethe.pruning.narrowing import Goal
 from lethe.pruning.pruners import _blocks
 
+VERSION = 2  # 1 passed over what the base's config.json leaves out
 OPTIONS: dict[str, dict] = {}
 
 
