@@ -10,7 +10,7 @@ called once a process, without gradients: `base` holds tokenizer, text_encoder a
 `begin(prompts)` is called once for each tile of pictures and returns the tile's `lethe.drawing.sampling.Predict`, so
 what that keeps from step to step belongs to these pictures; no row may depend on another. The module's constants:
 GUIDES = True, and PASSES, the texts that the U-Net is asked at each step beside those of classifier-free guidance
-(default: 0).
+(default: 0), or {option: texts} for those that an option of the record brings when it is on.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def check_unet_alone(folder: Path, flag: str) -> None:
 def passes(record: dict | None, scale: float) -> int:
     """Forwards of the U-Net a picture takes at each step, under classifier-free guidance of a scale."""
     more = registry.literal("erasers", record["eraser"], "PASSES", 0) if record else 0
+    if record and isinstance(more, dict):
+        more = sum(texts for option, texts in more.items() if record.get(option))
     return (1 if scale == 1 else 2) + more
 
 

@@ -18,7 +18,17 @@ from lethe.texts.rows import Prompt
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 GUIDANCE = {
     "sld": {"eraser": "sld", "text": "monet", "preset": "max"},
-    "safree": {"eraser": "safree", "texts": ["monet"], "alpha": 0.0, "gamma": 40.0, "padding": True},
+    "safree": {
+        "eraser": "safree",
+        "texts": ["monet"],
+        "alpha": 0.0,
+        "gamma": 40.0,
+        "padding": True,
+        "hide": "zero",
+        "filter": "paper",
+        "negative": True,
+        "reattention": True,
+    },
 }
 ROWS = [Prompt(i, ("a boat", "a house by monet", "sun")[i % 3], 11 * i) for i in range(7)]
 
@@ -182,7 +192,7 @@ def test_guidance_one_runs_no_unconditional_pass(base):
 
 
 @pytest.mark.parametrize(
-    ("eraser", "guidance", "count"), [("sld", 4.0, 3), ("safree", 4.0, 2), ("safree", 1.0, 1), (None, 4.0, 2)]
+    ("eraser", "guidance", "count"), [("sld", 4.0, 3), ("safree", 4.0, 3), ("safree", 1.0, 2), (None, 4.0, 2)]
 )
 def test_an_eraser_that_guides_runs_the_passes_it_declares(base, eraser, guidance, count):
     batches = []

@@ -9,7 +9,8 @@
               results that changed
     NEEDS     ["concepts"], ["concepts", "data"]: encoded pictures of the concepts, and of fine-tuning
     ZEROES    True of one that sets weights to zero: where they are is told to attacks
-    GUIDES    True of one that leaves the weights alone and acts while sampling; PASSES: its forwards a step
+    GUIDES    True of one that leaves the weights alone and acts while sampling; PASSES: its forwards a step,
+              or {option: forwards} if an option that is on brings them
 
     erase(unet, base, concepts, options, seed, keeping, budget) -> lethe.erasing.erased.Erased
 

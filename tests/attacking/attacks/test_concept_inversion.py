@@ -161,7 +161,8 @@ def test_who_reads_the_text_reads_the_word(own, tmp_path, eos):
 
 
 def test_an_eraser_that_guides_sampling_meets_the_word(own, tmp_path, monkeypatch):
-    record = {"eraser": "safree", "texts": ["a painting by monet"], "alpha": 0.01, "gamma": None, "padding": True}
+    options = {name: option["default"] for name, option in safree.OPTIONS.items()}
+    record = {"eraser": "safree", "texts": ["a painting by monet"], **options, "gamma": None, "padding": True}
     own, seen = dataclasses.replace(own, guidance=record), []
     found, _ = run(own, tmp_path / "state")
     move = safree.move
