@@ -53,10 +53,11 @@ def serving(weight: Tensor, target: Tensor, base: Tensor, share: float, least: f
     """Mask [rows, columns] of the weights that serve the target prompts in more than `least` of the steps.
 
     `target` and `base` [steps, columns] are column norms A. In a step a weight serves if its score |W| A_target is
-    among the highest `share` of its row's (rounded, and at least one) and above |W| A_base (2405.19237 eq. 5, 6).
+    among the highest `share` of its row's, a number cut to an integer, so that a row of fewer than 1 / share columns
+    has none that serves, and above |W| A_base (2405.19237 eq. 5, 6, and its released code).
     """
     size = weight.detach().abs().float()
-    highest = max(1, round(share * size.shape[1]))
+    highest = int(share * size.shape[1])
     times = torch.zeros_like(size)
     for own, other in zip(target, base, strict=True):
         scores, columns = (size * own).topk(highest, dim=1, sorted=False)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 COUNTED = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.SiLU, Attention)  # by the released counter
 
 
-
 def count_macs(unet: "UNet2DConditionModel", latent_shape: tuple[int, int, int], text_length: int) -> int:
     """MACs of one forward pass on a [1, C, h, w] latent with [1, L, D] caption embeddings."""
     return macs_by_module(unet, latent_shape, text_length)[""]

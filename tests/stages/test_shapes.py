@@ -26,7 +26,7 @@ SOLVERS = {
 }
 SUPPRESSIONS = {name: {} for name in registry.names("suppressions")} | {
     "negative_guidance": {"eta": 1.0, "away_from": "empty"},
-    "attention_forgetting": {"end_token": True},
+    "attention_forgetting": {"end_token": True, "padding": False, "norm": "all"},
 }
 PAIRS = [
     (solver, suppression) for solver, suppression in zip(cycle(SOLVERS), registry.names("suppressions"), strict=False)

@@ -196,7 +196,7 @@ def test_the_retain_term_is_the_mean_square_to_the_teacher_on_the_fine_tuning_pi
 @pytest.mark.parametrize("suppression", [redirect, concept_ablation, attention_forgetting, negative_guidance])
 def test_pictures_encoded_without_an_anchor_are_refused_before_training(setting, suppression):
     teacher, student, schedule, _ = setting
-    options = VALUES | {"away_from": "anchor", "end_token": False}
+    options = VALUES | {"away_from": "anchor", "end_token": False, "padding": False, "norm": "all"}
     name = suppression.__name__.rpartition(".")[2]
     whole, plain = anchored(teacher), replace(encoded(teacher), folder=Path("results/monet"))
     upper_loss(upper_setting(teacher, student, schedule, [whole]), suppression, options, Budget())

@@ -14,7 +14,9 @@ its own, is replaced by the word; for a prompt that has nothing of it, the ancho
 
 Each concept has its own word, its own generator and its own `batch` of pictures a step: fewer concepts change none.
 Per step and concept: `batch` forwards and backwards. Published: 5000 steps of 16 pictures with AdamW, lr 5e-3 times 16
-and constant; here it falls linearly to zero, and the timesteps of a step are one from each of `batch` equal parts.
+and constant, with its decay of 0.01, which shrinks the word by lr times that in every step. Here the rate falls
+linearly to zero, and the timesteps of a step are one from each of `batch` equal parts. Over the published steps decay
+alone would leave a word 14 % of its length, at a constant rate 2 %.
 """
 
 from collections.abc import Mapping
@@ -46,6 +48,12 @@ OPTIONS = {
         "$ref": "#/$defs/rate",
         "default": 0.08,
     },
+    "weight_decay": {
+        "description": "AdamW's decay of the word's embedding",
+        "type": "number",
+        "minimum": 0,
+        "default": 0.01,
+    },
 }
 
 
@@ -76,7 +84,7 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping, budget
         texts[name] = tokens.with_word(base.tokenizer, lines, mark(name), length, victim.device)
         starts[name] = inversion.sentences(base, [concept], length)[2][0]
     learnt = Learnt(starts)
-    optimizer = adamw(learnt.parameters(), options["lr"])
+    optimizer = adamw(learnt.parameters(), options["lr"], options["weight_decay"])
 
     def step(k: int) -> dict[str, Tensor]:
         terms = {}

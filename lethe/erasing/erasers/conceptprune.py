@@ -7,12 +7,20 @@ without it, go (see lethe.erasing.wanda). Those of several steps, and those of s
 Only the first `timesteps` steps of sampling have a say, and a step does not hear of later ones: sampling stops there,
 which changes nothing. Keys and values of cross-attention see the caption alone, the same in every step: one step does.
 Concepts share subjects and noise, so equal prompts, such as all those without a concept, are sampled once.
+
+As released: one start noise for all prompts, the sampler PNDM (that of SD 1.4's pipeline, whose 50 steps are 51 calls;
+`timesteps` counts calls), and a share of a row that is cut to an integer: 1 % of 1,280 columns are 12. A layer with
+fewer than 1 / skill_ratio columns loses nothing, which is counted in the facts; if all are so narrow, that is refused.
+`noise: own` gives each subject its own noise, and `sampler: ddim` is the one that pictures are drawn with: on a tiny
+random net the weights taken under either have {NOISE} and {SAMPLER} in common with those of the other (intersection
+over union).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 import torch
+from diffusers import DDIMScheduler, PNDMScheduler
 from torch import Tensor, nn
 
 from lethe.drawing.sampling import tiles
@@ -75,6 +83,16 @@ OPTIONS = {  # as the release has it for artists, but for the subjects
         "default": 0.0,
     },
     "sampler_steps": {"$ref": "#/$defs/picture_steps"},
+    "sampler": {
+        "description": "what samples the pairs: pndm, as SD 1.4's pipeline does, or ddim",
+        "enum": ["pndm", "ddim"],
+        "default": "pndm",
+    },
+    "noise": {
+        "description": "whether all prompts share one start noise, as released, or each subject has its own",
+        "enum": ["shared", "own"],
+        "default": "shared",
+    },
     "guidance": {"$ref": "#/$defs/guidance", "default": 7.5},
 }
 ENDS = {
@@ -121,6 +139,13 @@ def erase(
             f"conceptprune.layers: {options['layers']!r} selects nothing, this model has no layer "
             f"*.{ENDS[options['layers']]}; choose other layers or another eraser"
         )
+    narrow = [name for name, layer in layers.items() if int(options["skill_ratio"] * layer.weight.shape[1]) == 0]
+    if len(narrow) == len(layers):
+        widest = max(layer.weight.shape[1] for layer in layers.values())
+        raise UserError(
+            f"conceptprune.skill_ratio: {options['skill_ratio']:g} is less than one of the {widest} columns that these "
+            f"layers have at most; give at least {1 / widest:.4f}"
+        )
     measure = _measure(unet, base, layers, options, seed, budget)
     known: dict[tuple[str, ...], Norms] = {}
 
@@ -138,7 +163,8 @@ def erase(
         united = {layer: mask | united[layer] if united else mask for layer, mask in found.items()}
     for layer, mask in united.items():
         layers[layer].weight.masked_fill_(mask, 0.0)
-    return Erased(facts=_facts(edited, layers, united, counts, options["layers"]))
+    facts = _facts(edited, layers, united, counts, options["layers"])
+    return Erased(facts=facts | {"too_narrow": len(narrow)})
 
 
 def masks(layers: Mapping[str, nn.Linear], target: Norms, base: Norms, options: Mapping) -> dict[str, Tensor]:
@@ -173,14 +199,14 @@ def _measure(
         return of_text_encoder
 
     steps = 1 if options["layers"].startswith("attn2") else options["timesteps"]
-    sampler = build_scheduler("ddim", base.scheduler.config, options["sampler_steps"])
-    sampler.set_timesteps(options["sampler_steps"])
+    sampler = _sampler(base, options)
     null = encode([""])
 
     def of_unet(prompts: Sequence[str]) -> Norms:
         with listening(layers, steps) as (sums, at):
             for rows in tiles(len(prompts), TILE):
-                x = torch.cat([_noise(base, seed, row) for row in rows])
+                sampler.set_timesteps(options["sampler_steps"])  # PNDM keeps earlier answers
+                x = torch.cat([_noise(base, seed, row if options["noise"] == "own" else 0) for row in rows])
                 x, text = to_device(x, null.device), encode([prompts[row] for row in rows])
                 text = torch.cat([null.expand_as(text), text]) if guided else text
                 for step, t in enumerate(sampler.timesteps[:steps]):
@@ -196,8 +222,22 @@ def _measure(
     return of_unet
 
 
+def _sampler(base: SimpleNamespace, options: Mapping) -> DDIMScheduler | PNDMScheduler:
+    """Over the base's own noise schedule. Raises UserError for a prediction that PNDM does not know."""
+    config = base.scheduler.config
+    made = build_scheduler("ddim", config, options["sampler_steps"])
+    if options["sampler"] == "ddim":
+        return made
+    if config.prediction_type not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"conceptprune.sampler: pndm knows no prediction {config.prediction_type!r}, which this model makes; give "
+            "ddim"
+        )
+    return PNDMScheduler.from_config(config, skip_prk_steps=True)
+
+
 def _noise(base: SimpleNamespace, seed: int, row: int) -> Tensor:
-    """A subject's noise [1, C, h, w], the same with and without a concept."""
+    """The noise [1, C, h, w] of subject `row`, the same with and without a concept."""
     return torch.randn((1, *base.latent_shape), generator=generator(seed, "conceptprune", row))
 
 

@@ -5,6 +5,11 @@ pictures at random t: the loss is that of lethe/training/suppressions/attention_
 captions do not catch the concept, `inversion_steps` of textual inversion on its pictures come first
 (lethe/erasing/inversion.py): every caption is then "<anchor> *", and attention has to leave the learnt word.
 
+As the release has it, with one norm over all that is paid, and, where the tokenizer pads with the end token as SD
+1.x's does, all places from the end on beside the concept's words. The release decays what it trains by AdamW's 0.01,
+this by nothing: over its 100 steps of 2e-5 that scales a weight by 1 - 2.0e-5, over the inversion's 500 steps of 1e-4
+the word by 1 - 5.0e-4.
+
 Per optimiser step and picture: one student forward, one backward; the same per step of inversion. A run that goes on
 does the inversion again, which the state has counted.
 """
@@ -37,6 +42,13 @@ OPTIONS = {  # as the release has it, for styles
     "batch": {"$ref": "#/$defs/shared_batch", "default": 1},
     "lr": {"$ref": "#/$defs/adamw_lr", "default": 2.0e-5},
     "end_token": {"$ref": "#/$defs/end_token"},
+    "padding": {
+        "description": "whether the padding behind it goes with the end token; null: if the tokenizer pads with it, as "
+        "released",
+        "type": ["boolean", "null"],
+        "default": None,
+    },
+    "norm": {"$ref": "#/$defs/attention_norm"},
     "inversion_steps": {
         "description": "steps of textual inversion that first learn a word for the concept; 0: the captions' words",
         "type": "integer",
@@ -62,8 +74,8 @@ def erase(
 ) -> Erased:
     """Makes `unet` look away from the concepts' words, in place.
 
-    `base` holds scheduler, concepts {name: Encoded} and, for an inversion, tokenizer and text_encoder, which stay as
-    they are. Raises UserError for captions that have no words of the concept, and for a variant that selects nothing.
+    `base` holds scheduler, tokenizer, concepts {name: Encoded} and, for an inversion, text_encoder, which stay as they
+    are. Raises UserError for captions that have no words of the concept, and for a variant that selects nothing.
     """
     pictures, size = [base.concepts[name] for name in concepts], options["batch"]
     table, facts = schedule(base.scheduler, None, "legacy", pictures[0].device), {}
@@ -75,19 +87,22 @@ def erase(
         facts["inversion_loss"] = ends(learned.losses)
     else:
         _check({name: base.concepts[name] for name in concepts})
+    told = dict(options)
+    if options["padding"] is None:
+        told["padding"] = base.tokenizer.pad_token_id == base.tokenizer.eos_token_id
     optimizer = adamw(trainable.select(unet, options["variant"], "erase.fmn"), options["lr"])
 
     def step(k: int) -> dict[str, Tensor]:
         counts = shares(size, len(pictures), k)
         batch = draw(pictures, counts, table, generator(seed, "forget", k))
-        loss = attention_forgetting.loss(unet, unet, reworded(batch, learned, counts), options, budget)
+        loss = attention_forgetting.loss(unet, unet, reworded(batch, learned, counts), told, budget)
         descend(loss, optimizer, options["lr"])
         return {"loss": loss.detach()}
 
     unet.train()
     progress = run(Training(step, {"student": unet}, {"fmn": optimizer}), options["steps"], keeping, {"total": budget})
     unet.eval()
-    return Erased(progress, facts)
+    return Erased(progress, facts | {"padding": told["padding"]})
 
 
 def reworded(batch: Batch, learned: inversion.Learned | None, counts: list[int]) -> Batch:

@@ -18,13 +18,13 @@ vocabulary the exclamation mark), and the concepts' texts, joined, stand where c
 one. `hide: mask` has no token see it instead, in any vocabulary: on a random text encoder that finds other tokens in 5
 of 6 short prompts. `negative: false` leaves the empty text.
 
-What is different here. The released code applies the two projections in the other order: what it puts in a token's place
-is 20 % away on that encoder (norm of the difference over that of ours, mean over the tokens). Its filter is not eq. 6
-but round(gamma * sigmoid(2 k (10 (1 - cos) - m))), fitted to a kind of concept on SD 1.4, steps 0 to 0 up to 0 to 10:
-`filter: nudity` (k 2.5, m 5.333) or `artists` (3.5, 5.5); eq. 6 gives 0 to 5 up to 0 to 9. It takes a prompt's only
-token for theirs always; here that is compared with the prompt that shows it. `padding` adds what neither has: in a
-prompt with such a token the end token and the padding move too, since they see the whole prompt and a U-Net may read
-the concept there.
+What is different here. The released code applies the two projections in the other order: what it puts in a token's
+place is 20 % away on that encoder (norm of the difference over that of ours, mean over the tokens). Its filter is not
+eq. 6 but round(gamma * sigmoid(2 k (10 (1 - cos) - m))), fitted to a kind of concept on SD 1.4: `filter: nudity` (k 2.5,
+m 5.333) or `artists` (3.5, 5.5), 1 to 11 steps of 50 where eq. 6 gives 6 to 10. It takes a prompt's only token for
+theirs always; here that is compared with the prompt that shows it. `padding` adds what neither has: in a prompt with
+such a token the end token and the padding move too, since they see the whole prompt and a U-Net may read the concept
+there.
 """
 
 import weakref
@@ -77,7 +77,7 @@ OPTIONS = {  # alpha and gamma as published
         "default": True,
     },
     "reattention": {
-        "description": "whether low frequencies of skip connections are damped; the U-Net is asked one text more a step",
+        "description": "whether low frequencies of skip connections are damped; asks the U-Net one text more a step",
         "type": "boolean",
         "default": True,
     },
@@ -97,12 +97,14 @@ def erase(
 ) -> Erased:
     """The record for sampling: the concepts' prompts, and the options.
 
-    Facts: tokens that the text encoder cuts off the negative prompt, as it does in the released script. Raises UserError
-    if 0 is the number of a text's end, which cannot be hidden then: the text would end there.
+    Facts: tokens that the text encoder cuts off the negative prompt, as it does in the released script. Raises
+    UserError if 0 is the number of a text's end: a text would end where a token is hidden.
     """
     texts = [one["prompt"] for one in concepts.values()]
     if options["hide"] == "zero" and base.tokenizer.eos_token_id == 0:
-        raise UserError("safree.hide: 'zero' would end a text, since 0 is the end token of this vocabulary; give 'mask'")
+        raise UserError(
+            "safree.hide: 'zero' would end a text, since 0 is the end token of this vocabulary; give 'mask'"
+        )
     cut = 0
     if options["negative"]:
         whole = len(base.tokenizer(", ".join(texts)).input_ids)

@@ -11,26 +11,45 @@ from lethe.stage.record import Budget
 from lethe.training.finetune import Batch, answer
 
 NEEDS = ["mask"]
-OPTIONS = {"end_token": {"$ref": "#/$defs/end_token"}}
+OPTIONS = {
+    "end_token": {"$ref": "#/$defs/end_token"},
+    "padding": {"$ref": "#/$defs/end_padding", "default": False},
+    "norm": {"$ref": "#/$defs/attention_norm"},
+}
 
 
 def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping, budget: Budget) -> Tensor:
-    """Mean over cross-attention layers, pictures, heads and queries q of sum_i m_i P_qi^2, a float32 scalar.
+    """What is paid to the concept's tokens, a float32 scalar: P are the student's attention probabilities on
+    (z_t, t, c) at head and query q, m marks the tokens in c (arXiv 2303.17591, eq. 3).
 
-    P are the student's attention probabilities on (z_t, t, c), m marks the concept's tokens in c (arXiv 2303.17591,
-    eq. 3, there a sum over queries: the mean gives layers of all resolutions the same say). The teacher is not asked;
-    weights behind the last cross-attention get no gradient.
+    `norm` all, as the released code has it: the square root of the sum of m_i P_qi^2 over all cross-attention layers,
+    pictures, heads, queries and tokens, so layers of a high resolution, with more queries, have more say. mean: the
+    mean over layers, pictures, heads and queries of sum_i m_i P_qi^2, where every layer has the same; on two tiny
+    random nets the two gradients have the cosines 0.97 and 0.83. The teacher is not asked; weights behind the last
+    cross-attention get no gradient.
     """
-    mask = tokens(batch, options["end_token"])
+    mask = tokens(batch, options["end_token"], options["padding"])
     with recorded(student) as maps:
         answer(student, batch.noisy, batch.t, batch.text, budget)
+    if options["norm"] == "all":
+        return torch.stack([total(probabilities, mask) for probabilities in maps]).sum().sqrt()
     return torch.stack([attended(probabilities, mask) for probabilities in maps]).mean()
 
 
-def tokens(batch: Batch, end_token: bool) -> Tensor:
-    """[B, L] float32, 1 at the tokens that attention is to leave."""
+def tokens(batch: Batch, end_token: bool, padding: bool = False) -> Tensor:
+    """[B, L] float32, 1 at the tokens that attention is to leave; `padding`: the end token's with all behind it."""
     mask = needed(batch.mask, "mask")
-    return mask.scatter(1, needed(batch.end, "end")[:, None], 1.0) if end_token else mask
+    if not end_token:
+        return mask
+    end = needed(batch.end, "end")[:, None]
+    if not padding:
+        return mask.scatter(1, end, 1.0)
+    return mask.masked_fill(torch.arange(mask.shape[1], device=mask.device) >= end, 1.0)
+
+
+def total(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """[B, H, Q, L] and [B, L] -> the squared norm of the probabilities where the mask is 1."""
+    return (probabilities.float().square() * mask[:, None, None]).sum()
 
 
 def attended(probabilities: Tensor, mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lethe.training import loop, losses
 from tests.attacking.attacks.spoken import speaking
 from tests.tiny_training import same
 
-OPTIONS = {"sentences": "captions", "steps": 5, "batch": 3, "lr": 0.05}
+OPTIONS = {"sentences": "captions", "steps": 5, "batch": 3, "lr": 0.05, "weight_decay": 0.0}
 
 
 def run(own, folder, seed=0, **changed):
@@ -85,6 +85,18 @@ def test_the_victims_loss_is_lowered_and_nothing_else_changes(own, tmp_path, sen
     for name in own.concepts:
         text = found.asked[name, 0]
         assert value(own, name, found.states[text], pictures) < value(own, name, start.states[text], pictures) - 0.01
+
+
+def test_the_word_decays_as_released(own, tmp_path):
+    """After one step of 0.05: 0.05 * 0.01 of what it was before is gone, beside what the gradient did."""
+    words = {}
+    for decay, rate in ((0.0, 0.05), (0.01, 0.05), (0.0, 1e-12)):
+        one = dataclasses.replace(own, base=copy.copy(own.base))
+        run(one, tmp_path / f"{decay}-{rate}", steps=1, lr=rate, weight_decay=decay)
+        place = one.base.tokenizer.convert_tokens_to_ids("<monet>")
+        words[decay, rate] = one.base.text_encoder.get_input_embeddings().weight[place].detach()
+    start = words[0.0, 1e-12]
+    torch.testing.assert_close(words[0.0, 0.05] - words[0.01, 0.05], 0.05 * 0.01 * start, atol=1e-7, rtol=1e-3)
 
 
 def test_concepts_do_not_change_each_other(own, tmp_path):

@@ -3,7 +3,7 @@ import inspect
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import PNDMScheduler, UNet2DModel
 from torch import nn
 
 from lethe.drawing import sampling
@@ -30,6 +30,8 @@ OPTIONS = {
     "select_ratio": 0.0,
     "sampler_steps": 5,
     "guidance": 3.0,
+    "sampler": "ddim",
+    "noise": "own",
 }
 CONCEPTS = {
     "monet": {"prompt": "art by monet", "anchor": "art"},
@@ -68,6 +70,10 @@ def gone(before, after):
     return found
 
 
+def pndm(base):
+    return PNDMScheduler.from_config(base.scheduler.config, skip_prk_steps=True)
+
+
 def activations(unet, base, prompts, values, steps):
     """{layer: [steps][inputs]}: every input of every chosen layer, stored, of the pipeline's own guided sampling."""
     chosen = [(name, m) for name, m in unet.named_modules() if name.endswith(ENDS[values["layers"]])]
@@ -86,9 +92,11 @@ def activations(unet, base, prompts, values, steps):
         )
     embeddings = pipelines.encode_prompts(base.tokenizer, base.text_encoder, list(prompts))
     empty = pipelines.encode_prompts(base.tokenizer, base.text_encoder, [""])[0]
-    draws = [generator(0, "conceptprune", row) for row in range(len(prompts))]
+    own = values["noise"] == "own"
+    draws = [generator(0, "conceptprune", row if own else 0) for row in range(len(prompts))]
     noise = torch.cat([torch.randn((1, *base.latent_shape), generator=draw) for draw in draws])
     scheduler = build_scheduler("ddim", base.scheduler.config, values["sampler_steps"])
+    scheduler = scheduler if values["sampler"] == "ddim" else pndm(base)
     with torch.no_grad():
         sampling.denoise(unet, scheduler, noise, embeddings, empty, values["sampler_steps"], values["guidance"])
     for handle in handles:
@@ -113,7 +121,7 @@ def brute(unet, base, concept, values, steps=None):
         times = torch.zeros_like(size)
         for one, other in zip(target[name], plain[name], strict=True):
             high, low = size * column_norms(one), size * column_norms(other)
-            count = max(1, round(values["skill_ratio"] * size.shape[1]))
+            count = int(values["skill_ratio"] * size.shape[1])
             for row in range(len(size)):
                 for column in high[row].argsort(descending=True)[:count]:
                     times[row, column] += high[row, column] > low[row, column]
@@ -152,9 +160,47 @@ def test_a_mask_is_a_part_of_each_rows_highest_and_steps_are_united():
         assert torch.equal(wanda.serving(weight, target, plain, 0.2, least), times > 4 * least)
 
 
-def test_every_row_may_lose_one_weight_of_a_narrow_layer():
-    mask = wanda.serving(torch.eye(3), torch.ones((1, 3)), torch.zeros((1, 3)), 0.01, 0.0)
-    assert torch.equal(mask, torch.eye(3).bool())
+@pytest.mark.parametrize(("columns", "wanted"), [(1280, 12), (100, 1), (99, 0), (3, 0)])
+def test_a_share_of_a_row_is_cut_to_an_integer(columns, wanted):
+    """1 % of 1,280 columns are 12.8: 12 of every row, and none of a row that is too narrow."""
+    mask = wanda.serving(torch.ones(2, columns), torch.ones(1, columns), torch.zeros(1, columns), 0.01, 0.0)
+    assert mask.sum(1).tolist() == [wanted, wanted]
+
+
+def test_layers_that_are_too_narrow_are_counted_and_all_of_them_refused(tiny):
+    widths = [part.weight.shape[1] for part in wanda.linears(tiny.unet, "ff.net.2").values()]
+    assert min(widths) < max(widths)
+    _, erased, _, _ = run(tiny, skill_ratio=1.5 / max(widths))
+    assert erased.facts["too_narrow"] == sum(1.5 / max(widths) * width < 1 for width in widths) > 0
+    with pytest.raises(UserError, match=r"conceptprune\.skill_ratio: 0\.0001 is less than one of the") as error:
+        run(tiny, skill_ratio=0.0001)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changed", [{"noise": "shared"}, {"sampler": "pndm"}, {"noise": "shared", "sampler": "pndm"}])
+def test_noise_and_sampler_as_released(base, changed):
+    values = OPTIONS | {"timesteps": 4} | changed
+    unet, _, _, _ = run(base, concepts={"monet": CONCEPTS["monet"]}, **values)
+    found = gone(base.unet, unet)
+    for name, mask in brute(base.unet, base, "monet", values).items():
+        assert torch.equal(found.get(name, torch.zeros_like(mask)), mask), name
+
+
+def test_what_the_docstring_says_of_noise_and_sampler(tiny):
+    taken = [
+        torch.cat([mask.flatten() for _, mask in sorted(brute(tiny.unet, tiny, "monet", OPTIONS | changed).items())])
+        for changed in ({}, {"noise": "shared"}, {"sampler": "pndm"})
+    ]
+    shares = [float((taken[0] & other).sum() / (taken[0] | other).sum()) for other in taken[1:]]
+    print(shares)
+    assert shares == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+def test_a_prediction_that_pndm_does_not_know_is_refused(tiny):
+    own = copy.copy(tiny)
+    own.scheduler = type(tiny.scheduler).from_config(tiny.scheduler.config, prediction_type="sample")
+    with pytest.raises(UserError, match=r"conceptprune\.sampler: pndm knows no prediction 'sample'.*give ddim"):
+        run(own, sampler="pndm")
 
 
 def test_rows_are_normalised_and_empty_ones_say_nothing():
@@ -273,7 +319,7 @@ def test_the_text_encoder_is_pruned_in_place_and_said_so(base):
     union = torch.zeros_like(found[name])
     for concept in ("monet", "seurat"):
         scores = size * columns[concept]
-        count = round(0.2 * size.shape[1])
+        count = int(0.2 * size.shape[1])
         mask = torch.zeros_like(union).scatter(1, scores.topk(count, dim=1).indices, True)
         union |= mask & (scores > size * columns["base"])
     assert torch.equal(found[name], union)

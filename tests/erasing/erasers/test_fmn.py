@@ -23,6 +23,8 @@ OPTIONS = {
     "batch": 3,
     "lr": 1.0e-3,
     "end_token": False,
+    "padding": False,
+    "norm": "mean",
     "inversion_steps": 0,
     "inversion_lr": 1.0e-2,
 }
@@ -74,6 +76,19 @@ def test_the_loss_is_attention_to_the_concepts_words(base, tmp_path, end_token):
     _, erased, budget = run(base, tmp_path, steps=1, end_token=end_token)
     assert erased.progress.rows[0]["loss"] == pytest.approx(attention(base.unet, batch), rel=1e-3)
     assert budget == Budget(student_forward=3, student_backward=3)
+
+
+@pytest.mark.parametrize("pads_with_the_end", [True, False])
+def test_padding_goes_where_the_tokenizer_pads_with_the_end_token(tiny_base, tmp_path, pads_with_the_end):
+    """As in SD 1.x: of 16 places the 11 from the end token on, beside the concept's words; else the end token alone."""
+    base = load(tiny_base)
+    base.tokenizer.pad_token = base.tokenizer.eos_token if pads_with_the_end else "a"
+    table = schedule(base.scheduler, None, "legacy", torch.device("cpu"))
+    batch = draw(list(base.concepts.values()), [2, 1], table, generator(0, "forget", 0))
+    batch.mask[:, 5 : 16 if pads_with_the_end else 6] = 1
+    _, erased, _ = run(base, tmp_path, steps=1, end_token=True, padding=None)
+    assert erased.facts["padding"] == pads_with_the_end
+    assert erased.progress.rows[0]["loss"] == pytest.approx(attention(base.unet, batch), rel=1e-3)
 
 
 def test_attention_leaves_the_concept(tiny_base, tmp_path):

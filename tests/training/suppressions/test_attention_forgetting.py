@@ -8,6 +8,8 @@ from lethe.training.suppressions import attention_forgetting
 from tests.tiny_training import pair
 from tests.training.suppressions.anchored import anchored
 
+MEAN = {"end_token": False, "padding": False, "norm": "mean"}
+
 
 @pytest.fixture(params=["tiny_base", "other_base"])
 def setting(request):
@@ -40,7 +42,7 @@ def test_the_mean_of_squared_probabilities_at_the_concepts_tokens(setting, end_t
     for handle in handles:
         handle.remove()
     budget = Budget()
-    found = attention_forgetting.loss(student, teacher, batch, {"end_token": end_token}, budget)
+    found = attention_forgetting.loss(student, teacher, batch, MEAN | {"end_token": end_token}, budget)
     assert len(wanted) == len(layers)
     each = [sum(layer) / len(layer) for layer in wanted]
     assert found.item() == pytest.approx(sum(each) / len(each), rel=1e-4)
@@ -50,7 +52,7 @@ def test_the_mean_of_squared_probabilities_at_the_concepts_tokens(setting, end_t
 
 def test_gradients_reach_keys_and_queries_of_the_student_alone_and_lower_the_loss(setting):
     teacher, student, batch = setting
-    options, budget = {"end_token": False}, Budget()
+    options, budget = MEAN, Budget()
     before = attention_forgetting.loss(student, teacher, batch, options, budget)
     before.backward()
     for layer in attention.cross_attentions(student):
@@ -70,3 +72,33 @@ def test_end_tokens_join_the_concepts(setting):
     assert torch.equal(found[:, 5], torch.ones(3))
     assert torch.equal(found[:, :5], batch.mask[:, :5]) and found[:, 6:].sum() == 0
     assert attention_forgetting.tokens(batch, False) is batch.mask
+    found = attention_forgetting.tokens(batch, True, padding=True)
+    assert torch.equal(found[:, 5:], torch.ones_like(found[:, 5:]))
+    assert torch.equal(found[:, :5], batch.mask[:, :5])
+
+
+def test_one_norm_over_all_by_hand():
+    """Two layers of 1 and 2 queries over 3 tokens, the last of them the concept's: sqrt(0.3^2 + 0.4^2 + 1.2^2) = 1.3
+    (1.2 is no probability, but makes the root a plain number)."""
+    mask = torch.tensor([[0.0, 0.0, 1.0]])
+    maps = [torch.tensor([[[[0.5, 0.2, 0.3]]]]), torch.tensor([[[[0.6, 0.0, 0.4], [0.1, 0.1, 1.2]]]])]
+    squares = [attention_forgetting.total(one, mask) for one in maps]
+    assert torch.stack(squares).sum().sqrt().item() == pytest.approx(1.3)
+    mean = torch.stack([attention_forgetting.attended(one, mask) for one in maps]).mean()
+    assert mean.item() == pytest.approx((0.09 + (0.16 + 1.44) / 2) / 2)
+
+
+def test_the_released_norm_is_the_root_of_all_squares_and_leads_elsewhere(setting):
+    teacher, student, batch = setting
+    with torch.no_grad(), attention.recorded(student) as maps:
+        student(batch.noisy, batch.t, batch.text)
+    wanted = torch.cat([(one * batch.mask[:, None, None]).flatten() for one in maps]).norm()
+    gradients = []
+    for norm in ("all", "mean"):
+        found = attention_forgetting.loss(student, teacher, batch, MEAN | {"norm": norm}, Budget())
+        if norm == "all":
+            assert found.item() == pytest.approx(wanted.item(), rel=1e-4)
+        trained = [layer.to_k.weight for layer in attention.cross_attentions(student)]
+        gradients.append(torch.cat([one.flatten() for one in torch.autograd.grad(found, trained)]))
+    cosine = torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
+    assert cosine == pytest.approx(0.97 if len(trained) < 6 else 0.83, abs=0.02)
