@@ -12,7 +12,7 @@ As released: one start noise for all prompts, the sampler PNDM (that of SD 1.4's
 `timesteps` counts calls), and a share of a row that is cut to an integer: 1 % of 1,280 columns are 12. A layer with
 fewer than 1 / skill_ratio columns loses nothing, which is counted in the facts; if all are so narrow, that is refused.
 `noise: own` gives each subject its own noise, and `sampler: ddim` is the one that pictures are drawn with: on a tiny
-random net the weights taken under either have {NOISE} and {SAMPLER} in common with those of the other (intersection
+random net the weights that go have 65 % in common under the two noises, and 94 % under the two samplers (intersection
 over union).
 """
 

@@ -20,8 +20,8 @@ of 6 short prompts. `negative: false` leaves the empty text.
 
 What is different here. The released code applies the two projections in the other order: what it puts in a token's
 place is 20 % away on that encoder (norm of the difference over that of ours, mean over the tokens). Its filter is not
-eq. 6 but round(gamma * sigmoid(2 k (10 (1 - cos) - m))), fitted to a kind of concept on SD 1.4: `filter: nudity` (k 2.5,
-m 5.333) or `artists` (3.5, 5.5), 1 to 11 steps of 50 where eq. 6 gives 6 to 10. It takes a prompt's only token for
+eq. 6 but round(gamma * sigmoid(2 k (10 (1 - cos) - m))), fitted to a kind of concept on SD 1.4: `filter: nudity` (k
+2.5, m 5.333) or `artists` (3.5, 5.5), 1 to 11 steps of 50 where eq. 6 gives 6 to 10. It takes a prompt's only token for
 theirs always; here that is compared with the prompt that shows it. `padding` adds what neither has: in a prompt with
 such a token the end token and the padding move too, since they see the whole prompt and a U-Net may read the concept
 there.
