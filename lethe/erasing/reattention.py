@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +47,20 @@ def _pairs(changed: Tensor, plain: Tensor) -> Iterator[tuple[list[tuple[Tensor, 
     for down, across in product(*({frequency % size: 0 for frequency in FREQUENCIES} for size in (height, width))):
         angle = 2 * math.pi * (down * rows[:, None] + across * columns)
         waves = angle.cos(), angle.sin()
-        yield [tuple((one * wave).sum((-2, -1), keepdim=True) for wave in waves) for one in (changed, plain)], waves
+        yield [_sums(one, waves) for one in (changed, plain)], waves
+
+
+def _sums(values: Tensor, waves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    cosine, sine = ((values * wave).sum((-2, -1), keepdim=True) for wave in waves)
+    return cosine, sine
 
 
 def places(unet: nn.Module) -> list[tuple[nn.Module, int, float]]:
     """(residual block of an up block, channels that it gets before those of its skip connection, s), where s < 1."""
-    net = next(part for part in unet.modules() if hasattr(part, "up_blocks"))
+    net: Any = next(part for part in unet.modules() if hasattr(part, "up_blocks"))
     stages = dict(zip(sorted(set(net.config.block_out_channels), reverse=True), SCALES, strict=False))
-    found, width = [], net.config.block_out_channels[-1]
+    found: list[tuple[nn.Module, int, float]] = []
+    width = net.config.block_out_channels[-1]
     for block in net.up_blocks:
         for part in block.resnets:
             if width in stages and not isinstance(part, DroppedResnet):
@@ -67,7 +74,7 @@ class Reattention:
 
     def __init__(self, unet: nn.Module):
         self.here = threading.local()
-        self.hooks = [part.register_forward_pre_hook(self._hook(*how)) for part, *how in places(unet)]
+        self.hooks = [part.register_forward_pre_hook(self._hook(width, s)) for part, width, s in places(unet)]
 
     @contextmanager
     def damping(self, rows: int, first: int) -> Iterator[None]:
