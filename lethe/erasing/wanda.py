@@ -49,18 +49,23 @@ def listening(layers: Mapping[str, nn.Linear], steps: int) -> Iterator[tuple[dic
 
 
 @torch.no_grad()
-def serving(weight: Tensor, target: Tensor, base: Tensor, share: float, least: float) -> Tensor:
+def highest(share: float, columns: int, rounded: bool = False) -> int:
+    """How many weights of a row are its highest: a share cut to an integer, or rounded and at least one."""
+    return max(1, round(share * columns)) if rounded else int(share * columns)
+
+
+def serving(weight: Tensor, target: Tensor, base: Tensor, share: float, least: float, rounded: bool = False) -> Tensor:
     """Mask [rows, columns] of the weights that serve the target prompts in more than `least` of the steps.
 
     `target` and `base` [steps, columns] are column norms A. In a step a weight serves if its score |W| A_target is
-    among the highest `share` of its row's, a number cut to an integer, so that a row of fewer than 1 / share columns
-    has none that serves, and above |W| A_base (2405.19237 eq. 5, 6, and its released code).
+    among the highest `share` of its row's, and above |W| A_base (2405.19237 eq. 5, 6). As in its released code the
+    share is cut to an integer, so that a row of fewer than 1 / share columns has none that serves.
     """
     size = weight.detach().abs().float()
-    highest = int(share * size.shape[1])
+    count = highest(share, size.shape[1], rounded)
     times = torch.zeros_like(size)
     for own, other in zip(target, base, strict=True):
-        scores, columns = (size * own).topk(highest, dim=1, sorted=False)
+        scores, columns = (size * own).topk(count, dim=1, sorted=False)
         above = scores > size.gather(1, columns) * other[columns]
         times.scatter_add_(1, columns, above.float())
     return times > least * len(target)

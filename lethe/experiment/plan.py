@@ -18,6 +18,7 @@ from lethe.experiment.scores import score
 from lethe.files.errors import UserError
 from lethe.files.io import digest, write_json
 from lethe.params import options
+from lethe.params.recipe import counting
 from lethe.params.variation import points
 from lethe.stage import cli
 
@@ -101,7 +102,7 @@ def build(params: dict) -> Plan:
         chain = [node for node in (*_ancestors(weights), weights) if node.kind == "weights"] if weights else []
         paths = {"metrics": str(metrics.folder), "samples": str(samples.folder)}
         rows.append(run.own | paths | {"weights": list(dict.fromkeys(str(node.folder) for node in chain))})
-    own = digest({"version": version("report"), "params": params, "rows": rows})
+    own = digest({"version": version("report"), "params": counting(params), "rows": rows})
     return Plan(params, nodes, rows, own, given.lacking)
 
 

@@ -1,39 +1,61 @@
 """The address of a result is the hash of its recipe (DESIGN rule 2).
 
 A recipe is: stage, the stage's VERSION, its resolved options, those of its plug-ins whose VERSION was raised, and the
-recipes of its parents. Parents that nobody made
-here (a base model, pictures, prompt files) count by the identity of their content. The workflow plans addresses with
-these functions before anything exists; a stage computes its own recipe from its inputs with the same ones.
+recipes of its parents. An option that came later is left out where it has its `former` value, what was done before it
+was there: so a new option moves no old result. Parents that nobody made here (a base model, pictures, prompt files)
+count by the identity of their content. The workflow plans addresses with these functions before anything exists; a
+stage computes its own recipe from its inputs with the same ones.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lethe.files.errors import UserError
 from lethe.files.hashes import files, of_files
 from lethe.files.io import META, canonical, digest, read_meta
-from lethe.params import registry
-from lethe.params.rules import CHOICES
+from lethe.params import registry, rules
 
 RESULTS = Path("results")  # below it results/<experiment>/<kind>/<arm>/<key>-<recipe>/
 REPORTS = Path("reports")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of a folder without a list
 # stage -> its options that choose a plug-in whose VERSION counts, and the packages they choose from
-PLUGINS = CHOICES | {"erase": {"eraser": "erasers"}, "attack": {"attack": "attacks"}}
+PLUGINS = rules.CHOICES | {"erase": {"eraser": "erasers"}, "attack": {"attack": "attacks"}}
 
 
 def recipe(stage: str, version: int, options: Mapping, parents: Mapping[str, str]) -> str:
     """Ten hex characters. `parents` maps a role to the parent's recipe or identity."""
-    own = {"stage": stage, "version": version, "options": dict(options), "parents": dict(parents)}
     values = {**options, **options.get("options", {})}  # an attack's own stand apart
-    raised = {
-        package: number
-        for key, package in PLUGINS.get(stage, {}).items()
-        if (number := registry.version(package, options[key], values)) > 1
+    chosen = [(package, options[key]) for key, package in PLUGINS.get(stage, {}).items()]
+    own = _counting(options, _former(chosen))
+    facts = {"stage": stage, "version": version, "options": own, "parents": dict(parents)}
+    raised = {package: number for package, name in chosen if (number := registry.version(package, name, values)) > 1}
+    return digest(facts | ({"plugins": raised} if raised else {}))
+
+
+def counting(params: Mapping) -> dict:
+    """A whole experiment's values as its report's address holds them: without options at their `former` values."""
+    found = {
+        section: _counting(params[section], _former((package, params[section][key]) for key, package in own.items()))
+        for section, own in rules.CHOICES.items()
     }
-    return digest(own | ({"plugins": raised} if raised else {}))
+    found["erase"] = {name: _counting(own, rules.former("erasers", name)) for name, own in params["erase"].items()}
+    tried = params["attacks"]["tried"]
+    own = {label: _counting(one, rules.former("attacks", one["attack"])) for label, one in tried.items()}
+    return {**params, **found, "attacks": {**params["attacks"], "tried": own}}
+
+
+def _former(plugins: Iterable[tuple[str, str]]) -> dict[str, object]:
+    return {key: value for plugin in plugins for key, value in rules.former(*plugin).items()}
+
+
+def _counting(options: Mapping, former: Mapping) -> dict:
+    """The options without those that came later and say what was done before they were there."""
+    found = {key: value for key, value in options.items() if key not in former or value != former[key]}
+    return found | (
+        {"options": _counting(found["options"], former)} if isinstance(found.get("options"), Mapping) else {}
+    )
 
 
 def of_result(folder: Path) -> str:

@@ -58,6 +58,11 @@ def options_of(package: str, name: str) -> dict:
     return resolved(registry.literal(package, name, "OPTIONS"))
 
 
+def former(package: str, name: str) -> dict[str, object]:
+    """Of a plug-in's options that came later than its first results: what these were made with, their `former`."""
+    return {key: rule["former"] for key, rule in options_of(package, name).items() if "former" in rule}
+
+
 def section_schema(section: str, *plugins: tuple[str, str] | None) -> dict:
     """Rules of one section, with the options of plug-ins ("erasers", "esd") among them; unknown keys are refused."""
     found = schema()["properties"].get(section, {"type": "object"})

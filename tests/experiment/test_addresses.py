@@ -9,7 +9,7 @@ import pytest
 from lethe.experiment import absent, plan
 from lethe.experiment.graph import Node, Plan, arguments, made_marker
 from lethe.files.io import digest, is_finished, write_json
-from lethe.params import registry
+from lethe.params import registry, rules
 from lethe.params.recipe import recipe
 
 
@@ -197,6 +197,29 @@ def test_a_plug_ins_version_is_read_without_importing_it(line, wanted, monkeypat
     (tmp_path / "mine.py").write_text(f"import nothing_like_it\n{line}\n")
     monkeypatch.setattr(registry, "folder", lambda package: tmp_path)
     assert registry.version("erasers", "mine", {"variant": "u"}) == wanted
+
+
+def test_an_option_that_came_later_moves_nothing_at_its_former_value(params, monkeypatch):
+    """A new option of UCE and of an attack: results that were made without it keep their addresses."""
+    params["grid"]["arms"] = ["base", "pruned", "distill", "bilevel", "esd", "uce"]
+    before, true = plan.build(params), rules.options_of
+    later = {"later": {"type": "string", "default": "new", "former": "old"}}
+
+    def with_later(package, name):
+        return true(package, name) | (later if (package, name) == ("erasers", "uce") else {})
+
+    monkeypatch.setattr(rules, "options_of", with_later)
+    params["erase"]["uce"]["later"] = "old"
+    same = plan.build(params)
+    assert (same.nodes.keys(), same.recipe) == (before.nodes.keys(), before.recipe)
+    params["erase"]["uce"]["later"] = "new"
+    changed = plan.build(params)
+    assert new(before, changed) == {"uce", "samples", "metrics"} and changed.recipe != before.recipe
+    own = {"attack": "relearn", "options": {"steps": 1, "later": "old"}}
+    monkeypatch.setattr(rules, "options_of", lambda package, name: later)
+    without = own | {"options": {"steps": 1}}
+    assert recipe("attack", 1, own, {}) == recipe("attack", 1, without, {})
+    assert recipe("attack", 1, own | {"options": {"steps": 1, "later": "new"}}, {}) != recipe("attack", 1, without, {})
 
 
 def test_a_version_that_was_not_raised_is_in_no_recipe():

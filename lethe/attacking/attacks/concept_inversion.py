@@ -53,6 +53,7 @@ OPTIONS = {
         "type": "number",
         "minimum": 0,
         "default": 0.01,
+        "former": 0.0,
     },
 }
 

@@ -3,7 +3,8 @@
     OPTIONS   JSON schema of its options, each with a "default", the published value where there is one; without one it
               must be given. {"$ref": "#/$defs/NAME"} is a rule that lethe/params/schema.yaml keeps for several. Two
               words more: "atMost": "sampler_steps" (not above that option), and "with": {"student": {"reuse": 1}}
-              (this value goes with that one alone)
+              (this value goes with that one alone). A third for an option that comes later than the first results:
+              "former" is the value that says what was done without it; with that one addresses stay as they were
     VERSION   without it 1; to be raised when its results change under the same options. Above 1 it is part of their
               address, so that those of other erasers keep theirs. {option: {value: version}} if it is one value's
               results that changed

@@ -8,11 +8,11 @@ concept's prompt as it answers to the anchor's:
 with c the concept's prompt, c* its anchor, sg a stop of the gradient (the answer is that of the network in training, as
 released), and y what the diffusion loss asks for. C is the number of the latents' channels, 4 of Stable Diffusion: the
 release divides the first sum by the entries of a mask of one channel, and the second by all entries, so its prior
-weight w counts w / C against the mean square of the paper. To AdamW alone w / C is all that matters; `clip_norm` makes
-the size of L count, too. As in the release, gradients are clipped to a norm of 1, weights decay by 0.01 times the
-learning rate a step, and no gradient flows through keys and values of cross-attention at the first token, which is the
-same in every prompt. Clipping and decay move a small net by 0.002 of its movement in 24 steps, where no gradient is as
-large as the limit (test_concept_ablation.py).
+weight w counts w / C against the mean square of the paper; `ablation: mean` leaves C out. To AdamW alone w / C is all
+that matters; `clip_norm` makes the size of L count, too. As in the release, gradients are clipped to a norm of 1,
+weights decay by 0.01 times the learning rate a step, and no gradient flows through keys and values of cross-attention
+at the first token, which is the same in every prompt. Clipping and decay move a small net by 0.002 of its movement in
+24 steps, where no gradient is as large as the limit (test_concept_ablation.py).
 
 What differs from the release: a concept has one prompt and one anchor, where that draws from 200 anchors and words the
 style in several ways; pictures keep their size and words, where that shrinks or enlarges most, says so in the prompt
@@ -60,17 +60,30 @@ OPTIONS = {  # as the release has it for styles, on one GPU
     },
     "regularization": {
         "description": "weight of the diffusion loss on the anchor's pictures under the anchor, as the release counts "
-        "its prior_loss_weight: beside the ablation's mean square times the latents' channels",
+        "its prior_loss_weight",
         "$ref": "#/$defs/weight",
         "default": 0.0,
+    },
+    "ablation": {
+        "description": "what regularization stands beside: the ablation's mean square times the channels, as released, "
+        "or its mean square",
+        "enum": ["channels", "mean"],
+        "default": "channels",
+        "former": "mean",
     },
     "clip_norm": {
         "description": "gradient norm limit; null for none",
         "type": ["number", "null"],
         "exclusiveMinimum": 0,
         "default": 1.0,
+        "former": None,
     },
-    "weight_decay": {"description": "AdamW weight decay", "$ref": "#/$defs/weight", "default": 0.01},
+    "weight_decay": {
+        "description": "AdamW weight decay",
+        "$ref": "#/$defs/weight",
+        "default": 0.01,
+        "former": 0.0,
+    },
     "pictures": {"description": "pictures drawn of each anchor", "$ref": "#/$defs/count", "default": 200},
     "guidance": {"description": "guidance of the anchor's pictures", "$ref": "#/$defs/guidance", "default": 6.0},
     "sampler_steps": {"description": "DDIM steps of the anchor's pictures", "$ref": "#/$defs/picture_steps"},
@@ -110,7 +123,8 @@ def erase(
             target = schedule.target(batch.latents, batch.noise, batch.t)
             anchor = needed(batch.anchor, "anchor")
             terms["diff"] = losses.mean_square(answer(unet, batch.noisy, batch.t, anchor, budget), target)
-        loss = batch.noisy.shape[1] * terms["ablation"] + options["regularization"] * terms.get("diff", 0.0)
+        own = batch.noisy.shape[1] * terms["ablation"] if options["ablation"] == "channels" else terms["ablation"]
+        loss = own + options["regularization"] * terms.get("diff", 0.0)
         descend(loss, optimizer, options["lr"], options["clip_norm"])
         return {"loss": loss.detach()} | {name: value.detach() for name, value in terms.items()}
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lethe.drawing.sampling import tiles
 from lethe.erasing.erased import Erased
-from lethe.erasing.wanda import linears, listening, serving
+from lethe.erasing.wanda import highest, linears, listening, serving
 from lethe.files.errors import UserError
 from lethe.models.pipelines import encode_prompts
 from lethe.models.schedulers import build_scheduler
@@ -87,11 +87,20 @@ OPTIONS = {  # as the release has it for artists, but for the subjects
         "description": "what samples the pairs: pndm, as SD 1.4's pipeline does, or ddim",
         "enum": ["pndm", "ddim"],
         "default": "pndm",
+        "former": "ddim",
     },
     "noise": {
         "description": "whether all prompts share one start noise, as released, or each subject has its own",
         "enum": ["shared", "own"],
         "default": "shared",
+        "former": "own",
+    },
+    "shares": {
+        "description": "how skill_ratio becomes a number of a row's weights: cut to an integer, as released, or "
+        "rounded and at least one",
+        "enum": ["cut", "rounded"],
+        "default": "cut",
+        "former": "rounded",
     },
     "guidance": {"$ref": "#/$defs/guidance", "default": 7.5},
 }
@@ -139,7 +148,8 @@ def erase(
             f"conceptprune.layers: {options['layers']!r} selects nothing, this model has no layer "
             f"*.{ENDS[options['layers']]}; choose other layers or another eraser"
         )
-    narrow = [name for name, layer in layers.items() if int(options["skill_ratio"] * layer.weight.shape[1]) == 0]
+    share, rounded = options["skill_ratio"], options["shares"] == "rounded"
+    narrow = [name for name, layer in layers.items() if not highest(share, layer.weight.shape[1], rounded)]
     if len(narrow) == len(layers):
         widest = max(layer.weight.shape[1] for layer in layers.values())
         raise UserError(
@@ -169,8 +179,8 @@ def erase(
 
 def masks(layers: Mapping[str, nn.Linear], target: Norms, base: Norms, options: Mapping) -> dict[str, Tensor]:
     """For each layer the weights that serve one concept, over all steps."""
-    share, least = options["skill_ratio"], options["select_ratio"]
-    return {name: serving(layer.weight, target[name], base[name], share, least) for name, layer in layers.items()}
+    how = options["skill_ratio"], options["select_ratio"], options["shares"] == "rounded"
+    return {name: serving(layer.weight, target[name], base[name], *how) for name, layer in layers.items()}
 
 
 def _measure(

@@ -47,6 +47,7 @@ OPTIONS = {  # as the release has it, for styles
         "released",
         "type": ["boolean", "null"],
         "default": None,
+        "former": False,
     },
     "norm": {"$ref": "#/$defs/attention_norm"},
     "inversion_steps": {

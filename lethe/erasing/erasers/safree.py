@@ -39,6 +39,7 @@ from lethe.erasing.erased import Erased
 from lethe.erasing.reattention import Reattention
 from lethe.files.errors import UserError
 from lethe.models.pipelines import encode_prompts
+from lethe.params import rules
 from lethe.stage.record import Budget
 from lethe.training.loop import Keeping
 
@@ -65,21 +66,26 @@ OPTIONS = {  # alpha and gamma as published
         "description": "how a token is hidden: its number becomes 0, as released, or no other token sees it",
         "enum": ["zero", "mask"],
         "default": "zero",
+        "former": "mask",
     },
     "filter": {
-        "description": "how many steps use the changed prompt: by the paper's eq. 6, or as the released code fitted it",
-        "enum": ["paper", "nudity", "artists"],
+        "description": "how many steps use the changed prompt: by the paper's eq. 6, as the released code fitted it, "
+        "or by eq. 6 over the prompt's own tokens and one step less",
+        "enum": ["paper", "nudity", "artists", "words"],
         "default": "paper",
+        "former": "words",
     },
     "negative": {
         "description": "whether the concepts' texts are the negative prompt too, as in the released script",
         "type": "boolean",
         "default": True,
+        "former": False,
     },
     "reattention": {
         "description": "whether low frequencies of skip connections are damped; asks the U-Net one text more a step",
         "type": "boolean",
         "default": True,
+        "former": False,
     },
 }
 GAMMA_STEPS = 50  # gamma counts these
@@ -117,14 +123,12 @@ def erase(
 def guide(
     base: SimpleNamespace, unet: nn.Module, record: Mapping, settings: Settings, embeddings: Mapping[str, Tensor]
 ) -> Callable[[Sequence[str]], Predict]:
-    """See `lethe.erasing.guidance`. Raises UserError for a record of an older version, which drew otherwise."""
-    missing = [name for name in OPTIONS if name not in record]
-    if missing:
-        raise UserError(f"guidance.json of eraser safree: says nothing of {', '.join(missing)}; erase again")
+    """See `lethe.erasing.guidance`. A record of an older version, which lacks options, draws as it did."""
+    record = {**rules.former("erasers", "safree"), **record}
     device, hide = next(unet.parameters()).device, record["hide"]
     unsafe = projection(torch.cat([pooled(base, tokens(base, text), [None], hide) for text in record["texts"]]))
     moved = {
-        text: move(base, text, own, unsafe, record["alpha"], record["padding"], hide)
+        text: move(base, text, own, unsafe, record["alpha"], record["padding"], hide, record["filter"] == "words")
         for text, own in embeddings.items()
     }
     steps = {
@@ -163,10 +167,17 @@ def guide(
 
 
 def move(
-    base: SimpleNamespace, text: str, embedding: Tensor, unsafe: Tensor, alpha: float, padding: bool, hide: str
+    base: SimpleNamespace,
+    text: str,
+    embedding: Tensor,
+    unsafe: Tensor,
+    alpha: float,
+    padding: bool,
+    hide: str,
+    own_alone: bool = False,
 ) -> tuple[Tensor, float]:
     """The prompt's embedding [L, D] with the concepts' tokens replaced, and cos(e, P_I (I - P_C) e) over its tokens,
-    start and end among them.
+    start and end among them, or `own_alone`.
 
     `unsafe` is P_C [D, D]. An embedding without such tokens comes back bit for bit.
     """
@@ -180,7 +191,8 @@ def move(
     theirs = detected((hidden @ away).norm(dim=1), alpha, shown)
     own = embedding.double()
     projected = own @ away @ projection(hidden)  # projections are symmetric, and embeddings rows
-    similarity = nn.functional.cosine_similarity(own[: len(words)], projected[: len(words)], dim=1).mean()
+    counted = slice(1, count + 1) if own_alone else slice(len(words))
+    similarity = nn.functional.cosine_similarity(own[counted], projected[counted], dim=1).mean()
     start, rest = theirs.new_zeros(1), (theirs.any() & padding).expand(len(own) - count - 1)
     chosen = torch.cat([start, theirs, rest])[:, None]
     return torch.where(chosen, projected.to(embedding.dtype), embedding), float(similarity)
@@ -193,13 +205,14 @@ def detected(distances: Tensor, alpha: float, shown: Tensor | None) -> Tensor:
 
 
 def filtered(similarity: float, gamma: float, steps: int, fit: str = "paper") -> int:
-    """Of `steps`, how many first ones use the changed prompt: those with a number, from 0, of at most eq. 6."""
+    """Of `steps`, how many first ones use the changed prompt: those with a number, from 0, of at most eq. 6, or below
+    it if `fit` is words."""
     away = 1 - similarity
     if fit in FITS:
         slope, middle = FITS[fit]
         away = 2 * slope * (10 * away - middle)
     share = torch.tensor(away, dtype=torch.float64).sigmoid() * gamma / GAMMA_STEPS
-    return min(steps, round(float(share) * steps) + 1)
+    return min(steps, round(float(share) * steps) + (fit != "words"))
 
 
 def projection(vectors: Tensor) -> Tensor:

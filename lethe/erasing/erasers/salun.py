@@ -50,6 +50,7 @@ OPTIONS = {
         "description": "weights among which the salient ones are found: all, as released, or those that are trained",
         "enum": ["all", "trained"],
         "default": "all",
+        "former": "trained",
     },
     "steps": {"$ref": "#/$defs/optimiser_steps", "default": 1000},
     "batch": {

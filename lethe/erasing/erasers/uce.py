@@ -58,6 +58,7 @@ OPTIONS = {  # as the code of 2023 has it, which the paper compares with
         "description": "whether the empty prompt must stay too, and counts as one of them, as in the code of 2023",
         "type": "boolean",
         "default": True,
+        "former": False,
     },
     "guide": {
         "description": "what a concept becomes: its anchor, or the empty text",
@@ -94,6 +95,7 @@ OPTIONS = {  # as the code of 2023 has it, which the paper compares with
         "the guide alone, as in the code of 2023",
         "type": "boolean",
         "default": True,
+        "former": False,
     },
     "debias": {
         "description": "null erases; else pictures of the concepts are to show attributes in given shares",

@@ -13,7 +13,7 @@ from lethe.training.finetune import Batch, answer
 NEEDS = ["mask"]
 OPTIONS = {
     "end_token": {"$ref": "#/$defs/end_token"},
-    "padding": {"$ref": "#/$defs/end_padding", "default": False},
+    "padding": {"$ref": "#/$defs/end_padding", "default": False, "former": False},
     "norm": {"$ref": "#/$defs/attention_norm"},
 }
 

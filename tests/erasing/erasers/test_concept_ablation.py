@@ -20,6 +20,7 @@ OPTIONS = {
     "batch": 3,
     "lr": 1.0e-3,
     "regularization": 0.0,
+    "ablation": "channels",
     "clip_norm": 1.0,
     "weight_decay": 0.01,
     "pictures": 4,
@@ -80,6 +81,8 @@ def test_the_released_weight_is_four_times_that_of_the_mean_squares(tiny_base, t
     _, progress, _ = run(base, tmp_path, steps=1, regularization=0.5)
     row = progress.rows[0]
     assert row["loss"] == pytest.approx(4 * (row["ablation"] + 0.125 * row["diff"]), rel=1e-5)
+    _, progress, _ = run(base, tmp_path / "mean", steps=1, regularization=0.125, ablation="mean")
+    assert progress.rows[0]["loss"] == pytest.approx(row["loss"] / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize(("norm", "decay"), [(1.0, 0.01), (None, 0.0), (1e-3, 0.5)])

@@ -32,6 +32,7 @@ OPTIONS = {
     "guidance": 3.0,
     "sampler": "ddim",
     "noise": "own",
+    "shares": "cut",
 }
 CONCEPTS = {
     "monet": {"prompt": "art by monet", "anchor": "art"},
@@ -163,8 +164,10 @@ def test_a_mask_is_a_part_of_each_rows_highest_and_steps_are_united():
 @pytest.mark.parametrize(("columns", "wanted"), [(1280, 12), (100, 1), (99, 0), (3, 0)])
 def test_a_share_of_a_row_is_cut_to_an_integer(columns, wanted):
     """1 % of 1,280 columns are 12.8: 12 of every row, and none of a row that is too narrow."""
-    mask = wanda.serving(torch.ones(2, columns), torch.ones(1, columns), torch.zeros(1, columns), 0.01, 0.0)
-    assert mask.sum(1).tolist() == [wanted, wanted]
+    nets = torch.ones(2, columns), torch.ones(1, columns), torch.zeros(1, columns)
+    assert wanda.serving(*nets, 0.01, 0.0).sum(1).tolist() == [wanted, wanted]
+    rounded = {1280: 13, 100: 1, 99: 1, 3: 1}[columns]
+    assert wanda.serving(*nets, 0.01, 0.0, rounded=True).sum(1).tolist() == [rounded, rounded]
 
 
 def test_layers_that_are_too_narrow_are_counted_and_all_of_them_refused(tiny):

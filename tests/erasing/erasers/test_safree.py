@@ -151,6 +151,17 @@ def test_the_released_filter_is_fitted_to_a_kind_of_concept(fit, similarity, wan
     assert safree.filtered(similarity, 10.0, 50, fit) == wanted
 
 
+def test_the_former_filter_counts_the_prompts_own_tokens_and_one_step_less(base):
+    text, words = embedding(base, PROMPT), safree.tokens(base, PROMPT)
+    unsafe = safree.projection(safree.pooled(base, safree.tokens(base, "me"), [None], "mask"))
+    _, found = safree.move(base, PROMPT, text, unsafe, 0.0, False, "mask", own_alone=True)
+    away = torch.eye(len(unsafe), dtype=torch.float64) - unsafe
+    inside = safree.projection(safree.pooled(base, words, range(1, len(words) - 1), "mask"))
+    own = text[1 : len(words) - 1].double()
+    assert found == pytest.approx(float(torch.cosine_similarity(own, own @ away @ inside, dim=1).mean()))
+    assert safree.filtered(found, 20.0, 10, "words") == safree.filtered(found, 20.0, 10) - 1
+
+
 @pytest.mark.parametrize("gamma", [20.0, None])
 def test_the_first_steps_use_the_moved_prompt(base, gamma):
     record = {"eraser": "safree", "texts": ["me"], **OPTIONS, "gamma": gamma}
@@ -202,11 +213,13 @@ def test_a_vocabulary_that_ends_with_0_cannot_hide_by_it():
         safree.erase(None, base, {"sun": {"prompt": "a sun"}}, OPTIONS | {"hide": "zero"}, 0, None, Budget())
 
 
-def test_a_record_of_an_older_version_is_refused(base):
-    record = {"eraser": "safree", "texts": ["me"], "alpha": 0.0, "gamma": None, "padding": False}
-    with pytest.raises(UserError, match="erase again") as caught:
-        safree.guide(base, base.unet, record, sampling.Settings("ddim", 2, 4.0, 2), {})
-    assert "\n" not in str(caught.value)
+def test_a_record_of_an_older_version_draws_as_it_did(base):
+    old = {"eraser": "safree", "texts": ["me"], "alpha": 0.0, "gamma": 20.0, "padding": False}
+    settings, rows = sampling.Settings("ddim", 10, 4.0, 1), [[Prompt(0, PROMPT, 1)]]
+    options = {"hide": "mask", "filter": "words", "negative": False, "reattention": False}
+    found, wanted = (next(sampling.draw(base, base.unet, rows, settings, guidance=one)) for one in (old, old | options))
+    published = next(sampling.draw(base, base.unet, rows, settings, guidance=old | options | {"filter": "paper"}))
+    assert np.array_equal(found, wanted) and not np.array_equal(found, published)
 
 
 def test_a_cut_negative_prompt_is_told(base, capsys):
