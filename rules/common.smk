@@ -17,6 +17,12 @@ from lethe.experiment.plan import build
 report: "../reports/captions/workflow.rst"
 
 
+# Jobs say `python`: that of this Snakemake, whether or not its environment was activated.
+os.environ["PATH"] = os.pathsep.join(
+    [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
+)
+
+
 def get_params_file():
     """params.yaml, or the file named by --config params=FILE or --configfile FILE. There is no `configfile:` here: it
     would mix the keys of both files."""

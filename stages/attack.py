@@ -16,6 +16,7 @@ A run that was stopped goes on from what the attack has kept when the same comma
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lethe.erasing.inputs import read_concepts, read_needs
 from lethe.files import io
@@ -25,9 +26,10 @@ from lethe.models import pipelines
 from lethe.params import registry
 from lethe.params.recipe import of_file, of_model, of_result, recipe
 from lethe.stage import cli
+from lethe.stage.parents import check as check_parents
 from lethe.stage.record import Budget, Recorder
 from lethe.stage.reuse import settled
-from lethe.texts.prompts import chosen, read_sets
+from lethe.texts.prompts import chosen, left_out, read_sets
 from lethe.texts.rows import Prompt
 
 VERSION = 1
@@ -42,7 +44,9 @@ def main(words: Sequence[str] | None = None) -> None:
     sample = cli.section_values(args, "sample", prefix="sample_")
     concepts = read_concepts(args.concepts)
     files = cli.named_paths(args.prompts, "--prompts")
-    rows = read_rows(files, concepts, args.each)
+    skip = cli.switch(args, "prompts", "skip_empty")
+    rows = read_rows(files, concepts, args.each, skip)
+    lost = left_out({name: files[name] for name in concepts}) if skip else {}
     pipelines.check_base(args.base, args.revision)
     pipelines.check_resolution(args.base, args.resolution)
     folders = ({"model": args.model} if args.model else {}) | read_folders(
@@ -59,6 +63,7 @@ def main(words: Sequence[str] | None = None) -> None:
     mine = recipe("attack", VERSION, resolved, parents)
     if settled(args.out, mine, args.dry_run):
         return
+    check_parents(folders, args.base)
     if args.dry_run:
         print(f"would attack {args.model or args.base} with {name} into {args.out}, recipe {mine}")
         return
@@ -86,7 +91,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if found.progress:
             io.write_text(part / loop.LOG, loop.log_text(found.progress.rows))
             recorder.started -= found.progress.seconds
-        recorder.write(part, budget=budget, device=str(device), pictures=len(entries), attack=found.about)
+        more: dict[str, Any] = {"without_prompt": lost} if lost else {}
+        recorder.write(part, budget=budget, device=str(device), pictures=len(entries), attack=found.about, **more)
     loop.forget(keeping)
     print(f"{args.out}: {len(entries)} pictures of {name}, at a glance in {args.out / SHEET}")
 
@@ -106,6 +112,7 @@ def parsed(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, str,
     made.add_argument(
         "--concept-pictures", nargs="+", default=[], metavar="NAME=FOLDER", help="results of encode: the concepts'"
     )
+    cli.add_skip_empty(made)
     cli.add_training(made)
     cli.add_section(made, "sample", prefix="sample_")
     name = cli.early("attack", words=words)
@@ -120,12 +127,12 @@ def parsed(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, str,
     return args, needed(name, "attack"), needed(plugin, "attack")  # or else the parser has ended
 
 
-def read_rows(files: dict[str, Path], concepts: dict, count: int) -> dict[str, list[Prompt]]:
+def read_rows(files: dict[str, Path], concepts: dict, count: int, skip_empty: bool = False) -> dict[str, list[Prompt]]:
     """The rows to draw of each concept. Raises UserError for a concept without prompts, or with too few."""
     missing = [name for name in concepts if name not in files]
     if missing:
         raise UserError(f"--prompts: none of {', '.join(missing)}: give NAME=CSV for each of the concepts")
-    sets = read_sets({name: files[name] for name in concepts})
+    sets = read_sets({name: files[name] for name in concepts}, skip_empty)
     return {name: chosen(rows, count, f"--prompts {name}={files[name]}") for name, rows in sets.items()}
 
 

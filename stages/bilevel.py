@@ -19,6 +19,7 @@ from lethe.params import registry
 from lethe.params.options import check_losses, check_rounds
 from lethe.params.recipe import of_model, of_result, recipe
 from lethe.stage import cli
+from lethe.stage.parents import check as check_parents
 from lethe.stage.record import Budget, Recorder
 from lethe.stage.reuse import settled
 
@@ -53,6 +54,7 @@ def main(words: Sequence[str] | None = None) -> None:
     mine = recipe("bilevel", VERSION, options, parents)
     if settled(args.out, mine, args.dry_run):
         return
+    check_parents(folders, args.base)
     if args.dry_run:
         print(f"would train {args.pruned} for {values['steps']} steps into {args.out}, recipe {mine}")
         return

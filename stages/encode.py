@@ -10,6 +10,7 @@ Out: latents.safetensors (mean and std of the VAE's posterior), captions.safeten
         --prompt "a painting by monet" --anchor "a painting" --out out/monet
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
     made.add_argument("--prompt", help="the concept's; caption of pictures that bring none")
     made.add_argument("--anchor", help="what may be drawn in the concept's place; needs --prompt")
     made.add_argument("--make", help="command that made the pictures, if one did: they then count by it")
+    cli.add_subset(made)
     cli.add_section(made, "encode")
     args = made.parse_args(words)
     args.resolution = cli.resolution(args)
@@ -48,7 +50,9 @@ def main(words: Sequence[str] | None = None) -> None:
     mine = recipe("encode", VERSION, options, parents)
     if settled(args.out, mine, args.dry_run):
         return
-    found = pictures.read(args.pictures, args.prompt)
+    found = pictures.read(args.pictures, args.prompt, subset=cli.switch(args, "pictures", "subset"))
+    if found.missing:
+        print(found.missing_line(), file=sys.stderr)
     anchors = None if args.anchor is None else found.without(args.prompt, args.anchor)
     if args.dry_run:
         print(f"would encode {len(found)} pictures of {args.pictures} into {args.out}, recipe {mine}")
@@ -64,9 +68,10 @@ def main(words: Sequence[str] | None = None) -> None:
     base.text_encoder.to(device)
     with result_folder(args.out) as part:
         told: dict[str, Any] = data.encode(found, base, part, resolution, options["flip"], device, anchors)
+        told |= {"without_picture": found.missing} if found.missing else {}
         recorder.write(part, device=str(device), pictures=len(found), pixels=resolution, **told)
     if told["cut"]:
-        print(pipelines.cut_line(told["cut"]))
+        print(pipelines.cut_line(told["cut"]), file=sys.stderr)
     print(f"{args.out}: {len(found)} pictures at {resolution} pixels")
 
 

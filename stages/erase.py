@@ -19,6 +19,7 @@ from lethe.models import pipelines, unets
 from lethe.params import registry
 from lethe.params.recipe import of_model, of_result, recipe
 from lethe.stage import cli
+from lethe.stage.parents import check as check_parents
 from lethe.stage.record import Budget, Recorder
 from lethe.stage.reuse import settled
 
@@ -65,6 +66,7 @@ def main(words: Sequence[str] | None = None) -> None:
     mine = recipe("erase", VERSION, options, parents)
     if settled(args.out, mine, args.dry_run):
         return
+    check_parents(folders, args.base)
     if args.dry_run:
         names, model = ", ".join(concepts), args.model or args.base
         print(f"would erase {names} from {model} with {eraser} into {args.out}, recipe {mine}")

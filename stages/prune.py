@@ -23,6 +23,7 @@ from lethe.models import pipelines, unets
 from lethe.params import registry
 from lethe.params.recipe import of_folder, of_model, of_result, recipe
 from lethe.stage import cli
+from lethe.stage.parents import check as check_parents
 from lethe.stage.record import Recorder
 from lethe.stage.reuse import settled
 
@@ -72,6 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     own = recipe("prune", VERSION, options, parents)
     if settled(args.out, own, args.dry_run):
         return
+    check_parents(folders, args.base)
     if args.dry_run:
         source = args.model or args.base
         print(f"would prune {source} to {args.budget} of its MACs with {values['pruner']} into {args.out}")

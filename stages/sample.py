@@ -12,6 +12,7 @@ latency too. A killed run goes on where it was and ends in the same pictures.
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from lethe.stage import cli
 from lethe.stage.alone import alone
 from lethe.stage.record import Budget, Recorder, peak_memory_mb
 from lethe.stage.reuse import settled
-from lethe.texts.prompts import read_sets, repeated
+from lethe.texts.prompts import left_out, read_sets, repeated
 from lethe.texts.rows import Prompt
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def main(words: Sequence[str] | None = None) -> None:
     values = cli.section_values(args, "sample")
     paths = cli.named_paths(args.prompts or [], "--prompts")
     one = {} if args.prompt is None else {"prompt": args.prompt, "count": args.count}
-    sets = {"generated": repeated(args.prompt, args.count)} if one else read_sets(paths)
+    skip = cli.switch(args, "prompts", "skip_empty")
+    sets = {"generated": repeated(args.prompt, args.count)} if one else read_sets(paths, skip)
+    lost = left_out(paths) if skip else {}
     rows = [(name, row) for name, members in sets.items() for row in members]
     check_base(args.base, args.revision)
     check_resolution(args.base, args.resolution)
@@ -70,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> None:
     recorder = Recorder("sample", VERSION, own, resolved, {role: path for role, path in sources.items() if path})
     kept = Tiles(args.state or Path("state") / own, own)
     with alone(kept.folder):  # two experiments may want the same pictures
-        make(args, device, values, record, rows, kept, recorder)
+        make(args, device, values, record, rows, kept, recorder, {"without_prompt": lost} if lost else {})
     print(f"{args.out}: {len(rows)} pictures, at a glance in {args.out / SHEET}")
 
 
@@ -85,6 +88,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--prompt", help="one prompt, drawn --count times")
     parser.add_argument("--count", type=int, help="pictures of --prompt, with seeds 0 to count - 1 (default: 1)")
     parser.add_argument("--state", type=Path, help="folder of finished tiles, for resuming (default: state/RECIPE)")
+    cli.add_skip_empty(parser)
     cli.add_section(parser, "sample")
     args = parser.parse_args(words)
     args.resolution = cli.resolution(args)
@@ -104,13 +108,14 @@ def make(
     rows: Sequence[Row],
     kept: Tiles,
     told: Recorder,
+    more: dict[str, Any],
 ) -> None:
-    """Draws the tiles that are missing, and puts all together."""
+    """Draws the tiles that are missing, and puts all together; `more`: what meta.json is told besides."""
     from lethe.drawing.sampling import tiles
     from lethe.drawing.sheets import write_sheet
 
     wanted = {tile.start: [rows[i] for i in tile] for tile in tiles(len(rows), values["tile"])}
-    facts: dict[str, Any] = {}
+    facts = dict(more)
     files = kept.filled(wanted, lambda missing: draw(args, device, values, record, rows, missing, facts))
     with io.result_folder(args.out) as part:
         write_tar(part / TAR, (member for path in files for member in read_tar(path)))
@@ -156,7 +161,7 @@ def draw(
         ]
     facts["cut"] = cut = cut_texts(base.tokenizer, base.text_encoder.config, (row.prompt for _, row in rows))
     if cut:
-        print(cut_line(cut))
+        print(cut_line(cut), file=sys.stderr)
     facts["peak_memory_mb"] = peak_memory_mb()  # of drawing alone
     size = (base.latent_shape, text_length(args.base, args.revision))
     facts["unet"] = latency.deployed(unet, values["precision"], *size, device)

@@ -25,7 +25,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
     plugin, wanted = options.pop("attack"), tried.needs(params, label)
     prompts = {member: given.prompts[member] for member in concepts}
     for path in prompts.values():
-        chosen(read_prompts(Path(path)), each, f"attacks.prompts: {path}")
+        chosen(read_prompts(Path(path), bool(given.skip_flags)), each, f"attacks.prompts: {path}")
     read = {"originals": sample(given.origin, None)} if "originals" in wanted else {}
     read |= {"data": encoded.encode(given, "finetune")} if "data" in wanted else {}
     pictures = encoded.of_set(given, name) if "concepts" in wanted else {}
@@ -52,6 +52,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
             *folders(model=weights, **read),
             *["--attack", plugin, "--concepts", canonical(concepts), "--each", str(each), "--seed", str(seed)],
             *["--prompts", *(f"{member}={path}" for member, path in prompts.items())],
+            *given.skip_flags,
             *encoded.words("--concept-pictures", pictures),
             *cli.flags({f"sample_{key}": value for key, value in values.items()}),
             *cli.flags(options),

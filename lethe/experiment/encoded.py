@@ -44,7 +44,7 @@ def encode(given: Given, name: str) -> Node:
             *given.sized_flags,
             *["--pictures", folder],
             *(["--prompt", prompt, "--anchor", anchor] if prompt else []),
-            *(make_flags(given) if needed else []),
+            *([*make_flags(given), *given.subset_flags] if needed else []),
             *cli.flags(values),
         ],
         pictures=needed,

@@ -56,6 +56,16 @@ class Given:
         return {"resolution": self.params["base"]["resolution"]}
 
     @property
+    def skip_flags(self) -> list[str]:
+        """--skip-empty, if rows without a prompt are to be left out."""
+        return ["--skip-empty"] if self.params["prompts"].get("skip_empty") else []
+
+    @property
+    def subset_flags(self) -> list[str]:
+        """--subset, if picture folders may hold a part of their list."""
+        return ["--subset"] if self.params["pictures"].get("subset") else []
+
+    @property
     def base_flags(self) -> list[str]:
         """--base and, for a hub id, --revision."""
         base = self.params["base"]
@@ -128,8 +138,9 @@ def _prompts(params: dict) -> dict[str, str]:
         if name in found:
             raise UserError(f"concepts: {name!r} is the name of a set of prompts or pictures; call it something else")
     found |= {name: params["prompts"][name] for name in ("retain", "eval")}
+    skip = params["prompts"].get("skip_empty", False)
     for name, path in found.items():
-        at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path)
+        at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path, skip)
     return found
 
 
@@ -138,7 +149,8 @@ def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict
     score = params["score"]
     judges.check(score)
     usable, lacking = absent.split(score)
-    sets = read_sets({name: Path(path) for name, path in prompts.items()})
+    skip = params["prompts"].get("skip_empty", False)
+    sets = read_sets({name: Path(path) for name, path in prompts.items()}, skip)
     judges.check_truth(usable["judges"], params["concepts"], sets)
     return absent.identities(score, lacking), lacking
 
@@ -149,5 +161,6 @@ def _pictures(section: dict, key: str, folder: str) -> str:
     if not make and not Path(folder).is_dir():
         raise UserError(f"{key}: {folder}: no such folder, and pictures.make is null; add it, or give the command")
     if not make:
-        at(key, read_pictures, folder, None if key == "pictures.finetune" else "")  # each row has its file
+        prompt, subset = None if key == "pictures.finetune" else "", section.get("subset", False)
+        at(key, read_pictures, folder, prompt, False, subset)  # each row has its file
     return at(key, recipe.of_pictures, folder, make)

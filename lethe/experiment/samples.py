@@ -20,6 +20,7 @@ def sample(given: Given, weights: Node | None) -> Node:
             *given.sized_flags,
             *folders(model=weights),
             *["--prompts", *(f"{name}={path}" for name, path in given.prompts.items())],
+            *given.skip_flags,
             *cli.flags(values),
         ],
     )

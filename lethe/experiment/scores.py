@@ -44,7 +44,7 @@ def score(given: Given, arm: str, budget: float, name: str, seed: int, under: st
             *folders(reference=reference, originals=originals),
             *["--prompts", *(f"{one}={path}" for one, path in prompts.items())],
             *["--concepts", canonical(concepts), "--erased", *erased],
-            *["--eval-pictures", real, *make_flags(given)],
+            *["--eval-pictures", real, *make_flags(given), *given.subset_flags, *given.skip_flags],
             *cli.flags(values),
         ],
         pictures=(real, *(folder for _, _, needed in found.values() for folder in needed)),

@@ -41,13 +41,19 @@ def digest(value: object) -> str:
 
 
 def check_place(path: Path) -> None:
-    """Raises OSError, naming the folder, if a file or folder could not be made at a path."""
+    """Raises OSError, naming the folder, if a file or folder could not be made at a path: also if its name, with what
+    is put behind it while it is being made, is too long for the file system."""
     place = next(folder for folder in Path(os.path.abspath(path)).parents if folder.exists() or folder.is_symlink())
     number = 0
     if not place.is_dir():
         number = errno.ELOOP if place.is_symlink() else errno.ENOTDIR
     elif not os.access(place, os.W_OK | os.X_OK):
         number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
+    if not number:
+        longest = os.statvfs(place).f_namemax
+        new = Path(os.path.abspath(path)).relative_to(place).parts
+        if any(len(os.fsencode(f"{name}.part-{os.getpid()}")) > longest for name in new):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
     if number:
         shown = os.path.relpath(place) if not Path(path).is_absolute() else str(place)
         raise OSError(number, os.strerror(number), shown)

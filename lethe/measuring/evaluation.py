@@ -15,12 +15,13 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
-from lethe.files import io
+from lethe.files import io, kinds
 from lethe.files.errors import NotThere, UserError
-from lethe.measuring import flat
+from lethe.measuring import flat, statistics
 from lethe.params import rules
 from lethe.params.checking import check
 from lethe.stage import alone, cli
@@ -143,12 +144,17 @@ def erased(given: Sequence[str] | None, sets: Iterable[str], concepts: Iterable[
 
 
 def references(reference: Path | None, eval_pictures: Path | None) -> tuple[Path | None, Path | None]:
-    """(metrics folder to compare with, folder of real pictures): --reference may be either, and is told apart by what
-    is in it. Raises UserError if it is neither, or both flags give pictures."""
+    """(metrics folder to compare with, real pictures or their statistics, `lethe.measuring.statistics`).
+
+    --reference may be either, and is told apart by what is in it. Raises UserError if it is neither, or both flags give
+    pictures.
+    """
     if reference is None:
         return None, eval_pictures
     if (reference / io.META).is_file() and io.read_meta(reference).get("stage") == "score":
         return reference, eval_pictures
+    if statistics.is_one(reference) and not eval_pictures:
+        return None, reference
     if not reference.is_dir():
         raise UserError(f"--reference: {reference}: no finished result, nor a folder of pictures; make or correct it")
     if eval_pictures:
@@ -179,16 +185,18 @@ def gathered(
     `clip`: what CLIP is called; `draw`: the command of stage sample, given its words. Nobody else makes the folder
     meanwhile.
     """
-    out = samples_folder(args.out)
+    out, words = samples_folder(args.out), sample_words(args, files) if args.model else []
+    found = None if args.model else flat.gather(picture_folders(args.pictures, sets), files, sets, args.sample_number)
     if not (args.dry_run or io.is_finished(out)):
+        if args.model:  # all that can be wrong with it, before anything is fetched
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                draw([*words, "--dry-run"])
         fetched(clip)
     with nullcontext() if args.dry_run else alone.alone(out):
-        if args.model:
-            draw(sample_words(args, files))
+        if found is None:
+            draw(words)
         else:
-            found = flat.gather(picture_folders(args.pictures, sets), files, sets, args.sample_number)
-            told = f"would copy {found.count} pictures into {out}" if args.dry_run else found.write(out)
-            print(told)
+            print(f"would copy {found.count} pictures into {out}" if args.dry_run else found.write(out))
     return out if io.is_finished(out) else None
 
 
@@ -216,12 +224,15 @@ def sample_words(args: argparse.Namespace, files: Mapping[str, Path]) -> list[st
     words += ["--resolution", str(cli.resolution(args) or "none"), *cli.flags(cli.section_values(args, "sample"))]
     words += ["--out", str(samples_folder(args.out)), "--device", args.device, "--threads", str(args.threads)]
     words += ["--state", str(args.state)] if args.state else []
+    words += ["--skip-empty"] if cli.switch(args, "prompts", "skip_empty") else []
     return words + (["--dry-run"] if args.dry_run else [])
 
 
 def checkpoint(model: str, base: str | None) -> tuple[str, str | None]:
     """(base model, weights folder or None) of what was given as --model and --base."""
     path = Path(model)
+    if what := kinds.told(path):
+        raise UserError(f"--model: {model} is {what}; or draw the prompts with its own code and give --pictures")
     if path.is_file():
         raise UserError(
             f"--model: {model} is a file; give a folder: load it into its pipeline or U-Net and save_pretrained that, "

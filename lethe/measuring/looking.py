@@ -158,10 +158,11 @@ def _check_finite(output: np.ndarray, network: str, files: Sequence[str]) -> Non
         )
 
 
-def real(folder: Path, key: Sequence[str], network: Callable, cache: Path | None) -> Real:
+def real(folder: Path, key: Sequence[str], network: Callable, cache: Path | None, subset: bool = False) -> Real:
     """A network's output on every picture of a folder (an imagefolder or samples), from the cache if it is there.
 
-    `key`: what tells network and pictures from others. Raises UserError as `decoded` does, and for NaN.
+    `subset`: the folder may hold a part of its list. `key`: what tells network and pictures from others. Raises
+    UserError as `decoded` does, and for NaN.
     """
     path = cache / f"{digest(['features', CACHE_VERSION, *key])}.safetensors" if cache else None
     if path and path.is_file():
@@ -169,7 +170,7 @@ def real(folder: Path, key: Sequence[str], network: Callable, cache: Path | None
         if told.get("own") == _hash(kept):
             return Real(kept.double().numpy(), told["sha256"], json.loads(told["converted"]))
         print(f"{path}: is not what was kept; {folder} is looked at again", flush=True)
-    found, hashed, made = pictures.read(folder, prompt="", plain=True), hashlib.sha256(), []
+    found, hashed, made = pictures.read(folder, "", plain=True, subset=subset), hashlib.sha256(), []
     modes: Counter[str] = Counter()
     for start in range(0, len(found), BATCH):
         batch, files = [], []

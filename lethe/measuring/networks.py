@@ -29,14 +29,30 @@ def features(work: Work) -> tuple[np.ndarray, Real] | str:
     network = features_network(work)
     if isinstance(network, str):
         return network
-    drawn = work.seen["features"][[entry.set == "eval" for entry in work.images.entries]].astype(np.float64)
+    drawn = drawn_features(work)
     real = work.reference_features(folder, "features", network)
     return (drawn, real) if min(len(drawn), len(real.features)) > 1 else "fewer than two pictures"
 
 
+def drawn_features(work: Work) -> np.ndarray:
+    """[N, D] of the eval prompts' pictures (the look `features`)."""
+    return work.seen["features"][[entry.set == "eval" for entry in work.images.entries]].astype(np.float64)
+
+
+def beside_statistics(work: Work) -> np.ndarray | str | None:
+    """The same, to be held against `work.statistics`, or why not; None if there are none."""
+    if not work.statistics or not work.has("eval"):
+        return None
+    network = features_network(work)
+    if isinstance(network, str):
+        return network
+    drawn = drawn_features(work)
+    return drawn if len(drawn) > 1 else "fewer than two pictures"
+
+
 def features_look(work: Work) -> dict[str, Look]:
     """The look `features`, for a distance to real pictures."""
-    if isinstance(work.real_pictures, str):
+    if isinstance(work.real_pictures, str) and not (work.statistics and work.has("eval")):
         return {}
     network = features_network(work)
     return {} if isinstance(network, str) else {"features": Look(network, ("eval",))}

@@ -140,7 +140,9 @@ class Group:
 
     @property
     def tag(self) -> str:
-        return f"b{round(self.budget * 100):03d}-{self.set}"
+        """Of files and keys: 0.8 is b080, and 0.804, which must not be taken for it, b0804."""
+        decimals = f"{self.budget:.10f}".partition(".")[2].rstrip("0")
+        return f"b0{decimals:0<2}-{self.set}"
 
     @property
     def own(self) -> list[str]:

@@ -13,6 +13,7 @@ from lethe.files.images import Images
 from lethe.measuring import keeping, looking
 from lethe.measuring.looking import Real
 from lethe.measuring.reference import Reference
+from lethe.measuring.statistics import Statistics
 from lethe.texts.rows import Prompt
 from lethe.training import pictures
 
@@ -33,7 +34,8 @@ class Work:
     recipe of stage score); `cache`: folder of features of real pictures; `seen`: name of a look -> array over the
     manifest's rows (see `lethe.measuring.looking`); `standalone`: without a `reference`, these samples are not it
     either: nothing is compared with one; `lacking`: key of section score -> why what it names is null in `options`
-    (`lethe.experiment.absent`); `converted`, filled on the way: folder -> modes of pictures made RGB.
+    (`lethe.experiment.absent`); `converted`, filled on the way: folder -> modes of pictures made RGB; `statistics`: of
+    real pictures, in the place of `eval_pictures`; `subset`: picture folders may hold a part of their list.
     """
 
     images: Images
@@ -52,6 +54,8 @@ class Work:
     standalone: bool = False
     lacking: Mapping[str, str] = field(default_factory=dict)
     converted: dict[str, dict[str, int]] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    subset: bool = False
 
     def has(self, name: str) -> bool:
         """Whether a prompt set has pictures here."""
@@ -80,7 +84,10 @@ class Work:
         """Folder of the real pictures to compare with, or why nothing is."""
         if not self.has("eval"):
             return "no prompt set eval"
-        return self.eval_pictures or "no real pictures to compare with (--eval-pictures, or --reference)"
+        if self.statistics:
+            return f"the real pictures are statistics alone ({self.statistics.path.name}), this needs the pictures"
+        flags = "--eval-pictures" if self.reference else "--eval-pictures, or --reference"
+        return self.eval_pictures or f"no real pictures to compare with ({flags})"
 
     def reference_features(self, folder: Path, network_name: str, network: Callable) -> Real:
         """What a network says of a folder of pictures (real ones, or another model's samples), in the folder's order.
@@ -91,10 +98,10 @@ class Work:
         folder = Path(folder)
         if (folder, network_name) not in self._last:
             if folder not in self._contents:
-                self._contents[folder] = pictures.contents(folder)
+                self._contents[folder] = pictures.contents(folder, self.subset)
             key = (network_name, self.identities.get(network_name, network_name), self._contents[folder])
             self._last.clear()
-            self._last[folder, network_name] = looking.real(folder, key, network, self.cache)
+            self._last[folder, network_name] = looking.real(folder, key, network, self.cache, self.subset)
         found = self._last[folder, network_name]
         if found.converted:
             self.converted[str(folder)] = found.converted

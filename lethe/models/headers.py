@@ -12,18 +12,20 @@ WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", 
 def variant(folder: Path, stem: str) -> str | None:
     """ "fp16" if the folder brings half-precision weights alone."""
     plain = any((folder / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json"))
-    return "fp16" if not plain and (folder / f"{stem}.fp16.safetensors").is_file() else None
+    names = (f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json")
+    return "fp16" if not plain and any((folder / name).is_file() for name in names) else None
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
-    index = folder / f"{stem}.safetensors.index.json"
+    half = variant(folder, stem)
+    index = folder / f"{stem}.safetensors.index{'.fp16' if half else ''}.json"
     if index.is_file():
         try:
             names = sorted(set(read_json(index)["weight_map"].values()))
             return [folder / Path(name).name for name in names]  # beside it, wherever it points
         except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{index}: lists no weights ({type(error).__name__}); fetch or make it again") from None
-    return [folder / (f"{stem}.fp16.safetensors" if variant(folder, stem) else f"{stem}.safetensors")]
+    return [folder / (f"{stem}.fp16.safetensors" if half else f"{stem}.safetensors")]
 
 
 def check_safetensors(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from lethe.files import kinds
 from lethe.files.errors import UserError
 from lethe.files.io import read_json
 from lethe.models.headers import WEIGHTS, check_safetensors, variant, weight_files
@@ -46,6 +47,10 @@ def check_base(path: str, revision: str | None) -> None:
     Of a hub id only the form can be checked; the rest shows when it is loaded. Raises UserError.
     """
     folder = Path(path)
+    if what := kinds.told(folder):
+        raise UserError(f"{path}: {what}")
+    if folder.is_dir() and revision:
+        raise UserError(f"{path}: is a folder, so no revision can be meant, found {revision!r}; leave it out")
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
             raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")

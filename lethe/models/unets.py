@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.files import kinds
 from lethe.files.errors import UserError
 from lethe.files.io import META, checked, read_json, write_json, write_text
 from lethe.models.headers import WEIGHTS, check_safetensors, weight_files
@@ -37,6 +38,8 @@ def check_unet(folder: Path, base: str) -> None:
     """Checks the U-Net that is to draw in a base model's place, without torch: that it is one, that its weights are
     whole, and that it reads texts and latents of the sizes that the base (if a folder) has. Raises UserError."""
     place = unet_folder(folder)
+    if not place.is_dir() and (what := kinds.told(folder)):
+        raise UserError(f"{folder}: {what}")
     if not place.is_dir():
         raise UserError(f"{folder}: no folder unet there; give a weights folder, or one that a U-Net was saved in")
     config = read_json(place / "config.json")

@@ -61,6 +61,13 @@ def _check_names(values: dict) -> None:
             if member not in values["concepts"]:
                 known = ", ".join(values["concepts"])
                 raise UserError(f"grid.sets.{name}: {member!r} is not one of the concepts: {known}")
+    _check_doubles(grid["sets"])
+    for name, concept in values["concepts"].items():
+        if concept["style"] is not None and concept["style"] in concept["neighbours"]:
+            raise UserError(
+                f"concepts.{name}.neighbours: {concept['style']!r} is its own label (style), which cannot go and stay; "
+                "take it out"
+            )
     check_names(values["tables"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")])
     for name, table in values["tables"].items():
         _check_table(values, table, f"tables.{name}")
@@ -73,6 +80,15 @@ def _check_names(values: dict) -> None:
         raise UserError(
             f"grid.order: erase_prune_distill prunes erased weights, and {pruner} brings weights of its own"
         )
+
+
+def _check_doubles(sets: Mapping[str, list[str]]) -> None:
+    """Raises UserError for two sets of the same concepts: one training under two names, which share its state."""
+    first: dict[frozenset[str], str] = {}
+    for name, members in sets.items():
+        before = first.setdefault(frozenset(members), name)
+        if before != name:
+            raise UserError(f"grid.sets: {before} and {name} hold the same concepts; keep one")
 
 
 def _check_attacks(values: dict) -> None:

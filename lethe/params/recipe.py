@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lethe.files import kinds
 from lethe.files.errors import UserError
 from lethe.files.hashes import files, of_files
 from lethe.files.io import META, canonical, digest, read_meta
@@ -66,6 +67,8 @@ def of_result(folder: Path) -> str:
 def of_weights(folder: Path) -> str:
     """Identity of a U-Net: the recipe of a result, or the content of a folder in which others saved one."""
     folder = Path(folder)
+    if what := kinds.told(folder):
+        raise UserError(f"{folder}: {what}")
     return of_folder(folder) if folder.is_dir() and not (folder / META).is_file() else of_result(folder)
 
 
@@ -87,7 +90,11 @@ def of_model(path: str, revision: str | None) -> str:
 
     Raises UserError if it is neither a folder nor an id with a full commit as its revision (a branch may move).
     """
+    if what := kinds.told(path):
+        raise UserError(f"{path}: {what}")
     if Path(path).is_dir():
+        if revision:
+            raise UserError(f"{path}: is a folder, so no revision can be meant, found {revision!r}; leave it out")
         return of_result(Path(path)) if (Path(path) / META).is_file() else of_folder(Path(path))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")

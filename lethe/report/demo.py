@@ -30,9 +30,10 @@ def prompts(plan: Plan) -> dict[str, str]:
     """By set of SETS: the first prompt of the first erased concept; the first that must stay, of a neighbour if any."""
     name = next(iter(plan.params["grid"]["sets"].values()))[0]
     concept = plan.params["concepts"][name]
-    kept = read_prompts(Path(plan.params["prompts"]["retain"]))
+    skip = plan.params["prompts"].get("skip_empty", False)
+    kept = read_prompts(Path(plan.params["prompts"]["retain"]), skip)
     near = [row for row in kept if row.artist in concept["neighbours"]]
-    return {"forget": read_prompts(Path(concept["prompts"]))[0].prompt, "keep": (near or kept)[0].prompt}
+    return {"forget": read_prompts(Path(concept["prompts"]), skip)[0].prompt, "keep": (near or kept)[0].prompt}
 
 
 def weights(plan: Plan, name: str, node: Node, machine: list[str]) -> Path:

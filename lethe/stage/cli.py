@@ -34,7 +34,7 @@ def parser(stage: str, doc: str) -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="result folder")
     made.add_argument("--dry-run", action="store_true", help="check every input, say what would be done, do nothing")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    made.add_argument("--threads", type=int, default=0, help="CPU threads; 0 takes all (default: 0)")
+    made.add_argument("--threads", type=_threads, default=0, help="CPU threads; 0 takes all (default: 0)")
     made.add_argument("--params", type=Path, help="params file whose values go before the defaults of flags")
     return made
 
@@ -74,6 +74,22 @@ def of_params(args: argparse.Namespace, section: str, key: str) -> Any:
     if args.params:
         return opts.load(args.params)[section][key]
     return rules.section_schema(section)["properties"][key]["default"]
+
+
+def switch(args: argparse.Namespace, section: str, key: str) -> bool:
+    """A switch that changes no result, but whether there is one: the flag, or the params file, which may lack it."""
+    return getattr(args, key) or bool(args.params and opts.load(args.params)[section].get(key))
+
+
+def add_skip_empty(made: argparse.ArgumentParser) -> None:
+    """--skip-empty."""
+    made.add_argument("--skip-empty", action="store_true", help="leave out and count prompt rows without a prompt")
+
+
+def add_subset(made: argparse.ArgumentParser) -> None:
+    """--subset."""
+    about = "leave out and count rows of a picture folder's list whose picture is not there"
+    made.add_argument("--subset", action="store_true", help=about)
 
 
 def add_training(made: argparse.ArgumentParser) -> None:
@@ -156,10 +172,17 @@ def _seconds(text: str) -> float:
     return number
 
 
-def _seed(text: str) -> int:
+def _threads(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError("must be from 0 to 2^63 - 1")
     return number
 
 
@@ -193,7 +216,8 @@ def section_values(
     values = rules.complete(given, schema)
     missing = [flag(prefix + key) for key in schema["required"] if key not in values]
     if missing:
-        raise UserError(f"section {section}: missing {' '.join(missing)}; give them, or --params FILE")
+        other = f"or add them to {args.params}" if args.params else "or --params FILE"
+        raise UserError(f"section {section}: missing {' '.join(missing)}; give them, {other}")
     check(values, schema, section, given)
     return values
 
@@ -278,7 +302,8 @@ def run(main: Callable[[], None]) -> None:
 def of_disk(error: OSError) -> str:
     """The line that tells of a disk that does not take what is to be written; the error's number is one of DISK."""
     name = re.sub(r"\.part-\d+", "", str(error.filename or "a file"))  # what is to become of it
-    return f"{name}: cannot be written: {DISK[error.errno]}, then run again"
+    what = "" if error.errno == errno.ENAMETOOLONG else "cannot be written: "  # a name that is read may be too long too
+    return f"{name}: {what}{DISK[error.errno]}, then run again"
 
 
 DISK: dict[int | None, str] = {  # None, the number of an OSError made from words alone, is not there

@@ -14,7 +14,8 @@ Lists in other layouts (I2P, MMA-Diffusion, Ring-A-Bell, UnlearnDiffAtk) are mad
 import csv
 import io
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lethe.files.errors import UserError
@@ -23,25 +24,19 @@ from lethe.texts.prompt_formats import recognised
 from lethe.texts.rows import LARGEST_SEED, Prompt, split_categories
 
 REQUIRED = ("case_number", "prompt", "evaluation_seed")
+MARKS = ";\t|"  # what tables are saved with, where not with commas
 READ = (*REQUIRED, "artist", "artists", "class", "file_name", "category", "categories", "pair", "profession")
 
 
-def read_prompts(path: Path | str) -> list[Prompt]:
-    """The rows of a prompt CSV in the file's order.
+def read_prompts(path: Path | str, skip_empty: bool = False) -> list[Prompt]:
+    """The rows of a prompt CSV in the file's order; `skip_empty`: without those that have no prompt (`empty_rows`).
 
     Raises UserError with file, line and column for: no such file, not UTF-8, a missing column, no rows, an empty
     prompt, a case_number or seed that is not a whole number >= 0, a case_number given twice.
     """
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
-    try:
-        columns = [name.strip() for name in reader.fieldnames or []]
-        _check_columns(path, columns)
-        reader.fieldnames = columns
-        rows = [_row(path, reader.line_num, cells) for cells in reader]
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {reader.line_num}: not valid CSV ({error}); quote prompts that hold commas"
-        ) from None
+    rows = [
+        _row(path, line, cells) for line, cells in _cells(path) if not skip_empty or (cells["prompt"] or "").strip()
+    ]
     if not rows:
         raise UserError(f"{path}: no prompts below the header; give at least one row")
     first: dict[int, int] = {}
@@ -55,12 +50,26 @@ def read_prompts(path: Path | str) -> list[Prompt]:
     return rows
 
 
-def read_sets(paths: Mapping[str, Path]) -> dict[str, list[Prompt]]:
+def empty_rows(path: Path | str) -> int:
+    """How many rows of a prompt CSV have no prompt."""
+    return sum(not (cells["prompt"] or "").strip() for _, cells in _cells(path))
+
+
+def left_out(paths: Mapping[str, Path]) -> dict[str, int]:
+    """Set -> rows without a prompt, of the files that have some; said on stderr, in one line."""
+    found = {name: count for name, path in paths.items() if (count := empty_rows(path))}
+    if found:
+        told = ", ".join(f"{count} of {name}" for name, count in found.items())
+        print(f"rows without a prompt, left out: {told}", file=sys.stderr, flush=True)
+    return found
+
+
+def read_sets(paths: Mapping[str, Path], skip_empty: bool = False) -> dict[str, list[Prompt]]:
     """Several prompt files by the name of their set; the name is a folder's in the archive of pictures."""
     for name in paths:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", name):
             raise UserError(f"prompt set {name!r}: a name is made of letters, digits, _ and -")
-    return {name: read_prompts(path) for name, path in paths.items()}
+    return {name: read_prompts(path, skip_empty) for name, path in paths.items()}
 
 
 def chosen(rows: list[Prompt], count: int, where: str) -> list[Prompt]:
@@ -73,6 +82,26 @@ def chosen(rows: list[Prompt], count: int, where: str) -> list[Prompt]:
 def repeated(text: str, count: int) -> list[Prompt]:
     """One prompt drawn `count` times, with seeds 0 to count - 1."""
     return [Prompt(number, text, number) for number in range(count)]
+
+
+def _cells(path: Path | str) -> Iterator[tuple[int, dict]]:
+    """Line number and cells of each row, every required column among them; the header is checked."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        columns = [name.strip() for name in reader.fieldnames or []]
+        _check_columns(path, columns)
+        reader.fieldnames = columns
+        for cells in reader:
+            lost = next((name for name in REQUIRED if cells[name] is None), None)
+            if lost:
+                mark = next((mark for mark in MARKS if mark in (cells[columns[0]] or "")), None)
+                told = f"; its cells are kept apart by {mark!r}, the header's by commas" if mark else ""
+                raise UserError(f"{path}, line {reader.line_num}: has no cell for column {lost}{told}; mend the row")
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num}: not valid CSV ({error}); quote prompts that hold commas"
+        ) from None
 
 
 def _text(path: Path | str) -> str:
@@ -89,11 +118,13 @@ def _text(path: Path | str) -> str:
 def _check_columns(path: Path | str, columns: list[str]) -> None:
     if not any(columns):
         raise UserError(f"{path}: empty; the first line must hold {','.join(REQUIRED)}")
-    doubled = [name for name in READ if columns.count(name) > 1]
+    alike = [name.lower() for name in columns]
+    doubled = [name for name in READ if alike.count(name) > 1 and name in columns]
     if doubled:
-        raise UserError(f"{path}, line 1: column {doubled[0]} stands there twice; rename or delete one")
+        found = " and ".join(name for name in columns if name.lower() == doubled[0])
+        raise UserError(f"{path}, line 1: column {doubled[0]} stands there twice ({found}); rename or delete one")
     missing = [name for name in REQUIRED if name not in columns]
-    if missing and len(columns) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns[0]), None)):
+    if missing and (mark := next((mark for mark in MARKS if any(mark in name for name in columns)), None)):
         raise UserError(f"{path}, line 1: its cells are kept apart by {mark!r}; save it with commas")
     if missing:
         other = recognised(columns)
@@ -134,8 +165,9 @@ def _row(path: Path | str, line: int, cells: dict) -> Prompt:
     prompt = cell("prompt")
     if prompt is None:
         raise UserError(
-            f"{path}, line {line}, column prompt: empty; write the prompt or delete the row: "
-            f"python -m lethe.texts.prompts {path} --out OUT.csv leaves such rows out and counts them"
+            f"{path}, line {line}, column prompt: empty; write the prompt or delete the row; what leaves such rows out "
+            "and counts them: --skip-empty of sample, score and attack (prompts.skip_empty in a params file), or "
+            f"python -m lethe.texts.prompts {path} --out OUT.csv"
         )
     return Prompt(
         case_number=whole("case_number"),

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -30,6 +30,7 @@ class Pictures:
     read: Callable[[int], bytes]
     unit: str = "line"  # what `lines` counts
     anchors: list[str | None] | None = None  # captions with the concept taken out, for rows that bring one
+    missing: int = 0  # rows of the list that were left out, since their picture is not there
 
     def __len__(self) -> int:
         return len(self.files)
@@ -37,6 +38,10 @@ class Pictures:
     def where(self, row: int) -> str:
         """A row as an error names it: list, line, file."""
         return f"{self.source} {self.unit} {self.lines[row]}: {self.files[row]}"
+
+    def missing_line(self) -> str:
+        """What is said of rows that were left out."""
+        return f"{self.source}: {self.missing} of {self.missing + len(self)} {self.unit}s have no picture, left out"
 
     def without(self, prompt: str, anchor: str) -> list[str]:
         """Each row's caption with a concept taken out: its own `anchor`, or else as `lethe.texts.wording.neutral` has
@@ -51,7 +56,7 @@ class Pictures:
         return decoded(self.where(row), content)
 
 
-def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictures:
+def read(folder: Path, prompt: str | None = None, plain: bool = False, subset: bool = False) -> Pictures:
     """Lists and checks the pictures of a folder; decodes none.
 
     An imagefolder has a `metadata.jsonl` with one object a line: `file_name`, `text` (the caption) and, if wanted,
@@ -61,7 +66,7 @@ def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictur
     the first is taken, so that the frozen embeddings of all captions stay of a size that can be kept. A samples folder
     (a finished result with `images.tar` and `manifest.csv`) has its prompts as captions. `prompt`, if given, is the
     caption of the rows that have none. `plain`: a folder without a list is good too, all picture files in it and below,
-    with `prompt` as their caption.
+    with `prompt` as their caption. `subset`: rows of a list whose picture is not there are left out, and counted.
     Raises UserError, naming line and file: no list, a line that is not JSON, a missing column, a file that is absent
     or lies elsewhere, a row given twice.
     """
@@ -75,24 +80,31 @@ def read(folder: Path, prompt: str | None = None, plain: bool = False) -> Pictur
         texts = [prompt or ""] * len(names)
         return Pictures(folder, names, texts, numbers, lambda row: _content(folder / names[row]), "picture")
     source = picture_list(folder)
-    found = _coco(folder, source, prompt) if source.suffix == ".json" else _imagefolder(folder, source, prompt)
+    found = (_coco if source.suffix == ".json" else _imagefolder)(folder, source, prompt, subset)
+    if not found.files and found.missing:
+        raise UserError(f"{source}: none of its {found.missing} pictures is in {folder}; put some there")
     if not found.files:
         raise UserError(f"{source}: lists no pictures")
     return found
 
 
-def contents(folder: Path) -> str:
+def contents(folder: Path, subset: bool = False) -> str:
     """sha256 of the bytes of a folder's pictures (real ones, or a model's samples), in the order of its list."""
-    found, hashed = read(folder, prompt="", plain=True), hashlib.sha256()
+    found, hashed = read(folder, prompt="", plain=True, subset=subset), hashlib.sha256()
     for row in range(len(found)):
         hashed.update(hashlib.sha256(found.read(row)).digest())
     return hashed.hexdigest()
 
 
-def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
+def _coco(folder: Path, source: Path, prompt: str | None, subset: bool) -> Pictures:
     found = read_json(source)
+    files: dict[int, str] = {}
+    first: dict[str, int] = {}
     try:
-        files = {int(image["id"]): str(Path(image["file_name"])) for image in found["images"]}
+        for image in found["images"]:
+            number, name = int(image["id"]), str(Path(image["file_name"]))
+            if files.setdefault(number, name) != name or first.setdefault(name, number) != number:
+                raise UserError(f"{source} image {number}: {name}: its id or file stands there twice; keep one")
         captions: dict[int, str] = {}
         for note in sorted(found["annotations"], key=lambda note: note["id"]):
             captions.setdefault(int(note["image_id"]), " ".join(_caption(source, note).split()))
@@ -101,27 +113,42 @@ def _coco(folder: Path, source: Path, prompt: str | None) -> Pictures:
             f"{source}: not COCO's captions (images: id, file_name; annotations: id, image_id, caption): "
             f"{type(error).__name__} {error}"
         ) from None
-    ids = sorted(files)
+    ids = [one for one in sorted(files) if _is_there(folder, files[one], f"{source} image {one}", subset)]
     for number in ids:
         if number not in captions:
             if prompt is None:
                 raise UserError(f"{source} image {number}: {files[number]} has no caption; drop it or give it one")
             captions[number] = prompt
-        if not (folder / files[number]).is_file():
-            raise UserError(f"{source} image {number}: {files[number]}: no such file in {folder}")
     names = [files[number] for number in ids]
     texts = [captions[number] for number in ids]
-    return Pictures(source, names, texts, ids, lambda row: _content(folder / names[row]), "image")
+    missing = len(files) - len(ids)
+    return Pictures(source, names, texts, ids, lambda row: _content(folder / names[row]), "image", missing=missing)
+
+
+def _is_there(folder: Path, name: str, where: str, subset: bool) -> bool:
+    """Whether a row's picture is; raises UserError if it is not, unless that is known (`subset`), and for one that lies
+    elsewhere."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{where}: {name} leads out of {folder}; put the picture there, or a link to it")
+    if (folder / name).is_file():
+        return True
+    if not subset:
+        raise UserError(
+            f"{where}: {name}: no such file in {folder}; where the folder is meant to hold a part of the list alone: "
+            "--subset of encode and score (pictures.subset in a params file)"
+        )
+    return False
 
 
 def _caption(source: Path, note: dict) -> str:
     if not isinstance(note["caption"], str):
-        raise UserError(f"{source} annotation {note['id']}: caption {note['caption']!r} is no text; mend or delete it")
+        where = f"{source} annotation {note['id']} (image {note['image_id']})"
+        raise UserError(f"{where}: caption {note['caption']!r} is no text; mend or delete it")
     return note["caption"]
 
 
-def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
-    files, captions, anchors, lines = [], [], [], []
+def _imagefolder(folder: Path, source: Path, prompt: str | None, subset: bool) -> Pictures:
+    files, captions, anchors, lines, missing = [], [], [], [], 0
     first: dict[tuple[str, str], int] = {}
     for number, row in _table(source) if source.suffix == ".csv" else _objects(source):
         row = {"text": prompt} | row
@@ -131,13 +158,10 @@ def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
         if not isinstance(row.get("anchor"), str | None):
             raise UserError(f"{source} line {number}: anchor {row['anchor']!r} is no text; mend it or leave it out")
         name = row["file_name"]
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(
-                f"{source} line {number}: {name} leads out of {folder}; put the picture there, or a link to it"
-            )
-        if not (folder / name).is_file():
-            raise UserError(f"{source} line {number}: {name}: no such file in {folder}")
-        before = first.setdefault((name, row["text"]), number)
+        if not _is_there(folder, name, f"{source} line {number}", subset):
+            missing += 1
+            continue
+        before = first.setdefault((str(Path(name)), row["text"]), number)
         if before != number:
             raise UserError(
                 f"{source} line {number}: {name} stands in line {before} too, with this caption; delete one"
@@ -146,7 +170,8 @@ def _imagefolder(folder: Path, source: Path, prompt: str | None) -> Pictures:
         captions.append(row["text"])
         anchors.append(row.get("anchor"))
         lines.append(number)
-    return Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]), anchors=anchors)
+    own = Pictures(source, files, captions, lines, lambda row: _content(folder / files[row]), anchors=anchors)
+    return replace(own, missing=missing)
 
 
 def _objects(source: Path) -> Iterator[tuple[int, dict]]:

@@ -93,7 +93,7 @@ def by_label(work: Work) -> dict[str, tuple[Path, list[int] | None]]:
     """Style -> folder of real pictures, and which of them are of that style (None: all)."""
     found: dict[str, tuple[Path, list[int] | None]] = {}
     if work.eval_pictures and work.has("eval"):
-        files = pictures.read(work.eval_pictures, prompt="", plain=True).files
+        files = pictures.read(work.eval_pictures, prompt="", plain=True, subset=work.subset).files
         place = {name: row for row, name in enumerate(files)}
         members: dict[str, list[int]] = {}
         for row in work.rows["eval"]:

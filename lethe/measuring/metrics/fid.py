@@ -11,7 +11,7 @@ the protocol (see `judges.features_protocol`).
 import numpy as np
 import pandas as pd
 
-from lethe.measuring import networks
+from lethe.measuring import judges, networks
 from lethe.measuring.looking import Look
 from lethe.measuring.values import Value, mean
 from lethe.measuring.work import Work
@@ -37,7 +37,11 @@ def looks(work: Work) -> dict[str, Look]:
 
 
 def protocol(work: Work) -> dict:
-    return networks.features_protocol(work)
+    found = networks.beside_statistics(work)
+    if work.statistics is None or not isinstance(found, np.ndarray):
+        return networks.features_protocol(work)
+    own = {"n_drawn": len(found), "statistics": work.statistics.path.name, "reference_sha": work.statistics.sha256}
+    return judges.features_protocol(work.options["features"]) | own
 
 
 def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | str]]:
@@ -45,24 +49,33 @@ def measure(work: Work, table: pd.DataFrame) -> tuple[dict, dict[str, Value | st
 
     Resampling the column is, to first order, resampling the pictures, so two models can be compared prompt by prompt.
     """
-    found = networks.features(work)
+    warning: str | None
+    beside, statistics = networks.beside_statistics(work), work.statistics
+    found = networks.features(work) if beside is None else beside
     if isinstance(found, str):
         return {}, {"fid": found}
-    drawn, real = found[0], found[1].features
-    value, shares = distance_and_influence(drawn, real)
+    if statistics and isinstance(found, np.ndarray):
+        drawn, warning = found, f"{statistics.doubts}; {too_few(found, None) or 'compare only equal numbers'}"
+        value, shares = _with_influence(drawn, statistics.factor)
+    else:
+        drawn, real = found[0], found[1].features
+        value, shares = distance_and_influence(drawn, real)
+        warning = too_few(drawn, real)
     column = np.full(len(table), np.nan)
     column[(table["set"] == "eval").to_numpy()] = value + shares
-    spread, warning = mean(value + shares), too_few(drawn, real)
+    spread = mean(value + shares)
     ends = max(0.0, spread.lo), max(0.0, spread.hi)
     return {"fid": column}, {"fid": Value(value, spread.n, *ends, warning=warning)}
 
 
-def too_few(drawn: np.ndarray, real: np.ndarray) -> str | None:
-    """A warning where a covariance cannot have full rank: then FID hardly compares, even with itself at another n."""
-    (n, width), m = drawn.shape, len(real)
-    if min(n, m) > width:
+def too_few(drawn: np.ndarray, real: np.ndarray | None) -> str | None:
+    """A warning where a covariance cannot have full rank: then FID hardly compares, even with itself at another n.
+    `real`: None if nobody knows how many there are."""
+    n, width = drawn.shape
+    if min(n, n if real is None else len(real)) > width:
         return None
-    return f"{n} drawn and {m} real pictures are too few for {width} features: prefer KID"
+    told = f"{n} drawn pictures" if real is None else f"{n} drawn and {len(real)} real pictures"
+    return f"{told} are too few for {width} features: prefer KID"
 
 
 def frechet(drawn: np.ndarray, real: np.ndarray) -> float:
@@ -89,13 +102,18 @@ def influence(drawn: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def distance_and_influence(drawn: np.ndarray, real: np.ndarray) -> tuple[float, np.ndarray]:
-    """The distance, and its derivative by the weight of each drawn picture [N], from one decomposition.
+    """The distance, and its derivative by the weight of each drawn picture [N]."""
+    return _with_influence(drawn, factor(real))
+
+
+def _with_influence(drawn: np.ndarray, real: tuple[np.ndarray, np.ndarray]) -> tuple[float, np.ndarray]:
+    """The same of the real pictures' mean and R (`factor`), from one decomposition.
 
     Of the trace of the matrix root: with the singular value decomposition x r_other.T = u diag(s) v.T of the centred
     features x, scaled so that x.T @ x is their covariance, the root's trace is sum(s), and a picture's share in it
     (u**2 @ s) / 2 times N: no inverse is needed, with fewer pictures than features neither.
     """
-    own, (other, r_other), n = drawn.mean(0), factor(real), len(drawn)
+    own, (other, r_other), n = drawn.mean(0), real, len(drawn)
     centred = drawn - own
     u, s, _ = np.linalg.svd(centred @ r_other.T / np.sqrt(n - 1), full_matrices=False)
     spread = (centred**2).sum(1) * n / (n - 1)
