@@ -92,8 +92,8 @@ def look_over(params: dict) -> Given:
     Raises UserError, the key first, for a base model, prompt file or picture folder that is not there or does not fit.
     """
     base, pictures = params["base"], params["pictures"]
-    identity = at("base.path", recipe.of_model, base["path"], base["revision"])
     at("base.path", check_base, base["path"], base["revision"])
+    identity = at("base.path", recipe.of_model, base["path"], base["revision"])
     at("base.resolution", check_resolution, base["path"], base["resolution"])
     _check_steps(params)
     check_anchors(params["concepts"])

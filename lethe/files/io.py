@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lethe.files import kinds
 from lethe.files.errors import UserError
 
 META = "meta.json"
@@ -106,7 +107,8 @@ def read_meta(folder: Path) -> dict:
     """The `meta.json` of a finished folder. Raises UserError if the folder was never finished."""
     path = Path(folder) / META
     if not path.is_file():
-        raise UserError(f"{folder}: no finished result there (no {META}); run the stage that makes it")
+        link = kinds.dangling(folder)
+        raise UserError(f"{folder}: {link or f'no finished result there (no {META}); run the stage that makes it'}")
     return read_json(path)
 
 

@@ -19,8 +19,8 @@ def told(path: Path | str) -> str | None:
     """What stands at the path and what to give in its place, in words that follow its name; None if it is no such
     thing. Reads names and the header of a safetensors file alone."""
     path = Path(path)
-    if path.is_symlink() and not path.exists():
-        return f"broken link: {os.readlink(path)} is not there; mend it, or give the folder itself"
+    if link := dangling(path):
+        return link
     if path.is_file():
         if path.name in LORA or _is_lora(path):
             return f"a LoRA, which is no model by itself: {MERGE}"
@@ -38,6 +38,14 @@ def told(path: Path | str) -> str | None:
     if weights and not (path / "config.json").is_file():
         return f"a folder of files of weights ({weights[0].name}); give a whole one: {WHOLE}"
     return None
+
+
+def dangling(path: Path | str) -> str | None:
+    """The same of a link that leads nowhere; None if it is none."""
+    path = Path(path)
+    if not path.is_symlink() or path.exists():
+        return None
+    return f"broken link: {os.readlink(path)} is not there; mend it, or give what it should lead to"
 
 
 def _snapshot(cache: Path) -> Path:

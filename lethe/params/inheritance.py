@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from lethe.files import kinds
 from lethe.files.errors import UserError
 from lethe.params import registry
 from lethe.params.rules import CHOICES, dropped, schema
@@ -113,7 +114,7 @@ def parse(path: Path) -> dict:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such params file") from None
+        raise UserError(f"{path}: {kinds.dangling(path) or 'no such params file'}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

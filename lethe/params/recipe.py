@@ -77,7 +77,7 @@ def of_file(path: Path) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:10]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: {kinds.dangling(path) or 'no such file'}") from None
 
 
 def of_folder(folder: Path) -> str:
@@ -90,12 +90,12 @@ def of_model(path: str, revision: str | None) -> str:
 
     Raises UserError if it is neither a folder nor an id with a full commit as its revision (a branch may move).
     """
-    if what := kinds.told(path):
-        raise UserError(f"{path}: {what}")
     if Path(path).is_dir():
         if revision:
             raise UserError(f"{path}: is a folder, so no revision can be meant, found {revision!r}; leave it out")
         return of_result(Path(path)) if (Path(path) / META).is_file() else of_folder(Path(path))
+    if what := kinds.told(path):
+        raise UserError(f"{path}: {what}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise UserError(f"{path}: no such folder, and not a hub id (OWNER/NAME)")
     if not revision or not re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -165,7 +165,7 @@ def of_pictures(folder: Path, make: str | None, plain: bool = False) -> str:
     if make:
         return digest([make, str(folder)])
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such picture folder")
+        raise UserError(f"{folder}: {kinds.dangling(folder) or 'no such picture folder'}")
     found = {name: own for name, (_, own) in of_files(folder).items()}
     if plain and not listed(folder) and (names := plain_pictures(folder)):
         return digest({name: found[name] for name in names})

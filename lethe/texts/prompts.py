@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from lethe.files import kinds
 from lethe.files.errors import UserError
 from lethe.texts import prompt_formats
 from lethe.texts.prompt_formats import recognised
@@ -108,7 +109,7 @@ def _text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such prompt file") from None
+        raise UserError(f"{path}: {kinds.dangling(path) or 'no such prompt file'}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not a prompt CSV") from None
     except UnicodeDecodeError as error:

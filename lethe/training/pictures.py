@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from lethe.files import kinds
 from lethe.files.decoding import decoded
 from lethe.files.errors import UserError
 from lethe.files.images import MANIFEST, Images
@@ -72,7 +73,7 @@ def read(folder: Path, prompt: str | None = None, plain: bool = False, subset: b
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such picture folder")
+        raise UserError(f"{folder}: {kinds.dangling(folder) or 'no such picture folder'}")
     if (folder / META).is_file():
         return _samples(folder)
     if plain and not listed(folder) and (names := plain_pictures(folder)):

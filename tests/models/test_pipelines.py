@@ -259,3 +259,24 @@ def test_pairs_of_blocks_whose_features_are_compared(other_base):
         ("up_blocks.0", "up_blocks.1"),
         ("up_blocks.1", "up_blocks.2"),
     ]
+
+
+def test_half_precision_in_several_files(tiny_base, tmp_path):
+    """Diffusers' own files of a large fp16 model, as a base's U-Net and as one saved alone."""
+    from diffusers import UNet2DConditionModel
+
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    unet = UNet2DConditionModel.from_pretrained(base / "unet").half()
+    shutil.rmtree(base / "unet")
+    unet.save_pretrained(base / "unet", variant="fp16", max_shard_size="60KB")
+    assert (base / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").is_file()
+    pipelines.check_base(str(base), None)
+    found = pipelines.load_base(str(base), None, ["unet"]).unet
+    shutil.copytree(base / "unet", tmp_path / "alone")
+    alone = unets.load_unet(tmp_path / "alone")
+    for name, weight in unet.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight.float()) and torch.equal(
+            alone.state_dict()[name], weight.float()
+        )
+    shorten(next((base / "unet").glob("*00003-of*.safetensors")))
+    refused(lambda: pipelines.check_base(str(base), None), "00003-of", "truncated or damaged")

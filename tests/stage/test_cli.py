@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lethe.files import io
 from lethe.files.errors import UserError
 from lethe.params import options, registry, rules
 from lethe.stage import cli
@@ -103,3 +104,52 @@ def test_every_plug_in_has_its_flags_and_none_twice(stage, flag, package, monkey
         shown = capsys.readouterr().out
         assert ended.value.code == 0
         assert all(cli.flag(key) in shown for key in rules.options_of(package, name)), name
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "xpu:0", "cuda:-1", "meta", "gpu", ""])
+def test_a_device_that_is_none_of_ours_is_named(tmp_path, name):
+    args = cli.parser("sample", "").parse_args(["--out", str(tmp_path / "out"), "--device", name])
+    with pytest.raises(UserError, match=f"--device: '{name}' is not one of auto, cpu, cuda, cuda:N"):
+        cli.device(args)
+
+
+def test_a_gpu_that_is_not_there_is_named(tmp_path, monkeypatch):
+    import torch
+
+    args = cli.parser("sample", "").parse_args(["--out", str(tmp_path / "out"), "--device", "cuda:9"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device: 'cuda:9' is not available on this machine; use cpu"):
+        cli.device(args)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="'cuda:9' is not there: this machine has 2 GPUs, from 0"):
+        cli.device(args)
+
+
+@pytest.mark.parametrize("words", [["--threads", "-1"], ["--seed", str(2**63)], ["--seed", "-1"]])
+def test_numbers_that_torch_does_not_take_are_refused_by_the_command_line(words, capsys):
+    made = cli.parser("distill", "")
+    cli.add_training(made)
+    with pytest.raises(SystemExit):
+        made.parse_args(["--out", "x", *words])
+    assert f"argument {words[0]}: must be" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_is_told_before_any_work(tmp_path, capsys):
+    for path in (tmp_path / ("x" * 250), tmp_path / ("x" * 250) / "out", tmp_path / ("ü" * 126)):
+        with pytest.raises(OSError) as caught:
+            io.check_place(path)
+        assert caught.value.errno == errno.ENAMETOOLONG
+    io.check_place(tmp_path / ("x" * 200))
+    code, text = ended(capsys, OSError(errno.ENAMETOOLONG, "long", "x.csv"))
+    assert (code, text.count("\n")) == (3, 1)
+    assert text.startswith("error: x.csv: its name is too long for this file system; choose shorter names")
+
+
+def test_a_params_file_that_was_given_is_not_called_missing(tmp_path):
+    (tmp_path / "mine.yaml").write_text((Path(__file__).parents[2] / "params/own.yaml").read_text())
+    made = cli.parser("erase", "")
+    cli.add_section(made, "erase_uce", ("erasers", "uce"))
+    args = made.parse_args(["--out", "x", "--params", str(tmp_path / "mine.yaml")])
+    with pytest.raises(UserError, match=r"missing --preserve; give them, or add them to .*mine\.yaml"):
+        cli.section_values(args, "erase_uce", ("erasers", "uce"))

@@ -1,7 +1,7 @@
 import pytest
 
 from lethe.files.errors import UserError
-from lethe.texts.prompts import read_prompts, repeated
+from lethe.texts.prompts import left_out, read_prompts, repeated
 from lethe.texts.rows import Prompt
 
 HEADER = "case_number,prompt,evaluation_seed"
@@ -43,7 +43,7 @@ def test_categories_are_names_with_commas_between_them(tmp_path):
         ),
         (HEADER + "\n1,a,2\n2,,3\n", ["line 3", "column prompt", "empty"]),
         (HEADER + "\n1,a,2.5\n", ["line 2", "column evaluation_seed", "'2.5'"]),
-        (HEADER + "\n1,a\n", ["line 2", "column evaluation_seed", "''"]),
+        (HEADER + "\n1,a\n", ["line 2", "column evaluation_seed", "no cell"]),
         (HEADER + "\n-1,a,2\n", ["line 2", "column case_number", "'-1'"]),
         (HEADER + "\n1,a,9223372036854775808\n", ["column evaluation_seed", "2^63"]),
         (HEADER + "\n1,a,2\n1,b,3\n", ["row 2", "case_number", "row 1"]),
@@ -79,3 +79,39 @@ def test_one_prompt_many_seeds():
         (0, "a boat", 0),
         (1, "a boat", 1),
     ]
+
+
+HEAD = "case_number,prompt,evaluation_seed\n"
+
+
+def test_rows_without_a_prompt_are_left_out_and_counted_where_that_is_asked_for(tmp_path, capsys):
+    path = written(tmp_path, HEAD + '0,a,1\n1,,2\nx,"  ",y\n3,b,4\n')
+    with pytest.raises(UserError, match=r"line 3, column prompt: empty; .* --skip-empty of sample"):
+        read_prompts(path)
+    assert [(row.case_number, row.prompt) for row in read_prompts(path, skip_empty=True)] == [(0, "a"), (3, "b")]
+    whole = written(tmp_path, HEAD + "0,a,1\n").rename(tmp_path / "whole.csv")
+    path = written(tmp_path, HEAD + '0,a,1\n1,,2\nx,"  ",y\n3,b,4\n')
+    assert left_out({"monet": path, "eval": whole}) == {"monet": 2}
+    assert capsys.readouterr().err == "rows without a prompt, left out: 2 of monet\n"
+    assert left_out({"eval": whole}) == {} and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("case_number,Prompt,prompt,evaluation_seed\n0,a,b,1\n", r"column prompt stands there twice \(Prompt and"),
+        ("case_number,prompt;evaluation_seed\n0,a;1\n", "kept apart by ';'; save it with commas"),
+        (HEAD + "0;a;1\n", "line 2: has no cell for column prompt; its cells are kept apart by ';'"),
+        (HEAD + "0,a\n", "line 2: has no cell for column evaluation_seed; mend the row"),
+        (HEAD + "0,a\0b,1\n", "line 2, column prompt: holds a line end or a NUL byte"),
+        ('case_number,prompt,evaluation_seed,artist\n0,a,1,"mo\nnet"\n', "column artist: holds a line end"),
+    ],
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_would_be_read_as_something_else_is_refused(tmp_path, text, words, skip):
+    with pytest.raises(UserError, match=words):
+        read_prompts(written(tmp_path, text), skip)
+
+
+def test_a_prompt_may_have_two_lines(tmp_path):
+    assert read_prompts(written(tmp_path, HEAD + '0,"a\nb",1\n'))[0].prompt == "a\nb"

@@ -273,5 +273,51 @@ def test_a_picture_may_have_several_captions(folder):
 
 def test_a_coco_caption_that_is_none_names_its_row(coco):
     recaption(coco, lambda content: content["annotations"][0].update(caption=None))
-    with pytest.raises(UserError, match=r"annotation \d+: caption None is no text"):
+    with pytest.raises(UserError, match=r"annotation \d+ \(image \d+\): caption None is no text"):
         pictures.read(coco)
+
+
+def test_a_part_of_cocos_pictures_is_counted_where_that_is_said(coco):
+    (coco / "000000000009.jpg").unlink()
+    with pytest.raises(UserError, match=r"image 9: 000000000009\.jpg: no such file .* --subset of encode and score"):
+        pictures.read(coco)
+    found = pictures.read(coco, subset=True)
+    assert (found.files, found.captions, found.missing) == (["000000000139.jpg"], ["a first caption"], 1)
+    assert found.missing_line().endswith("captions_val2017.json: 1 of 2 images have no picture, left out")
+    assert pictures.contents(coco, subset=True) != ""
+    (coco / "000000000139.jpg").unlink()
+    with pytest.raises(UserError, match="none of its 2 pictures is in"):
+        pictures.read(coco, subset=True)
+
+
+def test_a_part_of_an_imagefolder_is_counted_too(folder):
+    before = of_pictures(folder, None)
+    (folder / "03.png").unlink()
+    (folder / "05.png").unlink()
+    with pytest.raises(UserError, match=r"line 4: 03\.png: no such file"):
+        pictures.read(folder)
+    found = pictures.read(folder, subset=True)
+    assert (len(found), found.missing, found.lines[3]) == (10, 2, 5)
+    assert of_pictures(folder, None) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["images"][0].update(file_name="../val2017/000000000009.jpg"), "leads out of"),
+        (lambda c: c["images"][0].update(file_name="/tmp/x.jpg"), "leads out of"),
+        (lambda c: c["images"][1].update(file_name="000000000009.jpg"), "image 139: .* stands there twice"),
+        (lambda c: c["images"][1].update(id=9), "image 9: .* stands there twice"),
+    ],
+)
+@pytest.mark.parametrize("subset", [False, True])
+def test_coco_captions_that_would_be_read_as_something_else_are_refused(coco, change, words, subset):
+    recaption(coco, change)
+    with pytest.raises(UserError, match=words):
+        pictures.read(coco, subset=subset)
+
+
+def test_one_file_under_two_spellings_is_one(folder):
+    rewrite(folder, 3, json.dumps({"file_name": "./01.png", "text": "a house by monet"}))
+    with pytest.raises(UserError, match=r"line 3: \./01\.png stands in line 2 too"):
+        pictures.read(folder)
