@@ -183,3 +183,14 @@ def wait_for(path: Path, seconds: float = 60) -> None:
     while not path.exists():
         assert time.monotonic() < end, f"no {path}"
         time.sleep(0.05)
+
+
+def test_jobs_find_their_python_where_no_environment_was_activated(finished):
+    root, found = finished
+    kept = Path(root / found.file).rename(root / "kept_plan.json")
+    command = [Path(sys.executable).parent / "snakemake", "--cores", "1", found.file]
+    bare = {"PATH": "/nowhere", "HOME": str(root)}
+    shell = {"PATH": f"{bare['PATH']}{os.pathsep}/usr/bin{os.pathsep}/bin"}
+    done = subprocess.run(command, cwd=root, env=bare | shell, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path(root / found.file).read_bytes() == kept.read_bytes()

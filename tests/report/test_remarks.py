@@ -1,5 +1,7 @@
 """What is said below a table, and in the cells of what was not run."""
 
+import dataclasses
+
 import pytest
 
 from lethe.files.io import write_json
@@ -8,7 +10,7 @@ from lethe.report import markup, tables
 from lethe.report.build import build
 from lethe.report.columns import measured
 from lethe.report.reading import read_plan
-from lethe.report.remarks import remarks
+from lethe.report.remarks import cut, remarks
 from lethe.report.tables import PUBLISHED
 from tests import fabricated
 
@@ -74,3 +76,21 @@ def test_the_page_and_the_files_tell_it(plan, tmp_path):
 
 def test_a_run_of_old_has_nothing_to_say(plan_path):
     assert remarks(read_plan(plan_path).runs, of_tables("style")) == []
+
+
+def test_texts_whose_ends_change_nothing_are_told_with_their_rows(plan, tmp_path):
+    """The same three prompts were too long for all rows; two captions for what trained on the pictures."""
+    data = fabricated.folder(tmp_path / "data", "encode", "0123456789", {}, cut=["x" * 90, "y" * 90])
+    for run in plan.runs:
+        fabricated.edit(run.samples / "meta.json", lambda meta: meta.update(cut=["a", "b", "c"]))
+    weights = next(run for run in plan.runs if run.arm == "bilevel").weights[-1]
+    told = {"folder": str(data), "recipe": "0123456789"}
+    fabricated.edit(weights / "meta.json", lambda meta: meta["parents"].update(data=told, base={"folder": "models/x"}))
+    rows = ", ".join(dict.fromkeys(run.row for run in plan.runs))
+    end = "longer than the text encoder reads, whose ends change nothing"
+    runs = [dataclasses.replace(run) for run in plan.runs]  # what they were told before is forgotten
+    assert cut(runs) == [f"{rows}: 3 prompts {end}", f"bilevel: 2 captions of its training {end}"]
+    assert remarks(runs, of_tables("style"))[-3:-1] == cut(runs)
+    told["recipe"] = "9876543210"  # another result stands there now
+    fabricated.edit(weights / "meta.json", lambda meta: meta["parents"].update(data=told))
+    assert len(cut([dataclasses.replace(run) for run in plan.runs])) == 1

@@ -101,3 +101,16 @@ def test_dry_run_writes_nothing(tiny, tiny_pictures, tmp_path, capsys):
     stage("encode", *words, **ENCODE)
     assert "would encode 12 pictures" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_the_pictures_is_encoded_where_that_is_said(tiny, tiny_pictures, tmp_path, capsys):
+    pictures = shutil.copytree(tiny_pictures, tmp_path / "pictures")
+    (pictures / "05.png").unlink()
+    words = ["--base", tiny.base, "--pictures", pictures, "--out", tmp_path / "out"]
+    with pytest.raises(UserError, match=r"05\.png: no such file .*: --subset of encode and score"):
+        stage("encode", *words, **ENCODE)
+    stage("encode", *words, "--subset", **ENCODE)
+    assert "metadata.jsonl: 1 of 12 lines have no picture, left out\n" in capsys.readouterr().err
+    meta = read_meta(tmp_path / "out")
+    assert (meta["pictures"], meta["without_picture"]) == (11, 1)
+    assert "05.png" not in read_json(tmp_path / "out/index.json")["files"]

@@ -301,3 +301,18 @@ def test_a_finished_stage_does_not_import_torch(tiny_base, prompts, tmp_path, mo
     )
     assert done.stdout.split()[-1] == "False"
     assert json.loads((tmp_path / "out" / "meta.json").read_text())["stage"] == "sample"
+
+
+def test_rows_without_a_prompt_are_left_out_and_texts_that_are_cut_are_said_on_stderr(tiny_base, tmp_path, capsys):
+    path = tmp_path / "many.csv"
+    path.write_text(f"{HEADER}0,a boat,1,\n1,,2,\n2,{'long words ' * 9},3,\n")
+    more = ["--prompts", f"many={path}", "--device", "cpu"]
+    with pytest.raises(UserError, match=r"line 3, column prompt: empty"):
+        sample.main(words(tiny_base, tmp_path / "out", *more))
+    sample.main(words(tiny_base, tmp_path / "out", *more, "--skip-empty"))
+    said, meta = capsys.readouterr().err, io.read_meta(tmp_path / "out")
+    assert "rows without a prompt, left out: 1 of many\n" in said
+    assert "1 texts are longer than the text encoder reads; their ends change nothing (such as 'long words" in said
+    assert (meta["without_prompt"], meta["pictures"], len(meta["cut"])) == ({"many": 1}, 2, 1)
+    with Images(tmp_path / "out") as images:
+        assert [entry.case_number for entry in images.entries] == [0, 2]

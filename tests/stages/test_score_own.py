@@ -352,3 +352,29 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
     assert message.format(**places) in str(error.value)
     assert "\n" not in str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"two", "empty", "i2p.csv"}
+
+
+@pytest.mark.parametrize("flags", [["--model", "owner/name"], ["--model", "nowhere/at/all"], ["--pictures", "nowhere"]])
+def test_nothing_is_fetched_before_the_subject_is_looked_over(ready, tmp_path, monkeypatch, flags):
+    fetched = []
+    monkeypatch.setattr(evaluation, "fetched", fetched.append)
+    with pytest.raises(UserError, match=r"owner/name|nowhere"):
+        run(monkeypatch, *words(ready, tmp_path / "out", *flags, "--prompts", ready["my"]))
+    assert fetched == [] and not list(tmp_path.iterdir())
+
+
+def test_a_part_of_the_real_pictures_and_of_the_prompts(ready, tiny_base, tiny_pictures, tmp_path, monkeypatch, capsys):
+    real = shutil.copytree(tiny_pictures, tmp_path / "real")
+    (real / "05.png").unlink()
+    prompts = tmp_path / "eval.csv"
+    prompts.write_text(ready["eval"].read_text().rstrip("\n") + "\n99,,1\n")
+    given = ["--model", tiny_base, "--prompts", prompts, "--reference", real]
+    with pytest.raises(UserError, match="column prompt: empty"):
+        run(monkeypatch, *words(ready, tmp_path / "out", *given))
+    with pytest.raises(UserError, match=r"05\.png: no such file .*--subset"):
+        run(monkeypatch, *words(ready, tmp_path / "out", *given, "--skip-empty"))
+    run(monkeypatch, *words(ready, tmp_path / "out", *given, "--skip-empty", "--subset"))
+    said, meta = capsys.readouterr().err, io.read_meta(tmp_path / "out")
+    assert "rows without a prompt, left out: 1 of eval" in said and "1 of 12 lines have no picture" in said
+    assert (meta["without_prompt"], meta["without_picture"]) == ({"eval": 1}, {str(real): 1})
+    assert metrics(tmp_path / "out")["fid"]["protocol"]["n_real"] == 11
