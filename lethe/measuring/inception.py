@@ -15,7 +15,7 @@ import os
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +119,8 @@ def _fetch(own: Mode, path: Path) -> None:
             "again"
         ) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written, nothing is left over
+            part.unlink(missing_ok=True)
 
 
 def extractor(mode: str, path: Path, device: torch.device) -> Callable[[Sequence[Image]], torch.Tensor]:

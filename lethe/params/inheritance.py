@@ -4,9 +4,9 @@
 
 Maps are merged to any depth, what the file itself names first; lists and single values replace. `null` takes an
 inherited key out where its name is free (concepts, grid.sets, tables with their axes and labels, erase, attacks.tried)
-or its absence means something of its own (tables.NAME.against); everywhere else it is a value like others. Who chooses
-another plug-in does not inherit the options that only the old one has. The name of the experiment is each file's own.
-A chain of files is fine, a circle is not.
+or its absence means something of its own (tables.NAME.against, prompts.skip_empty, pictures.subset); everywhere else it
+is a value like others. Who chooses another plug-in does not inherit the options that only the old one has. The name of
+the experiment is each file's own. A chain of files is fine, a circle is not.
 """
 
 import os

@@ -132,6 +132,14 @@ def test_without_a_network_the_reason_says_where_from_and_where_to(published, cl
         judges.features("clean", CPU)
 
 
+def test_a_home_that_cannot_be_written_leaves_out_what_needs_the_weights(published, clean_file, tmp_path, monkeypatch):
+    published("clean", clean_file)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "file" / "hub"))
+    with pytest.raises(NotThere, match=r"cannot be fetched \(.*Not a directory.*name it in score\.features_weights"):
+        inception.weights("clean", None)
+
+
 def test_another_file_than_the_published_one_is_neither_kept_nor_opened(published, clean_file, tmp_path):
     published("clean", clean_file)
     other = tmp_path / "other.pt"
