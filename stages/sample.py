@@ -24,6 +24,7 @@ from lethe.files.images import MANIFEST, SHEET, TAR, Entry, png, read_tar, write
 from lethe.files.tiles import Tiles
 from lethe.models.pipelines import check_base, check_resolution
 from lethe.models.unets import check_unet
+from lethe.params import rules
 from lethe.params.recipe import of_file, of_model, of_weights, recipe
 from lethe.stage import cli
 from lethe.stage.alone import alone
@@ -95,8 +96,9 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     if args.prompt is None and args.count is not None:
         raise UserError("--count: counts pictures of --prompt; a prompt set has a row for each picture")
     args.count = 1 if args.count is None else args.count
-    if args.count < 1:
-        raise UserError(f"--count: {args.count} is not at least 1")
+    most = rules.section_schema("encode")["properties"]["generated"]["maximum"]
+    if not 1 <= args.count <= most:
+        raise UserError(f"--count: {args.count} is not at least 1 and at most {most}")
     return args
 
 

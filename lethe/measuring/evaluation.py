@@ -24,6 +24,7 @@ from lethe.files.errors import NotThere, UserError
 from lethe.measuring import flat, statistics
 from lethe.params import rules
 from lethe.params.checking import check
+from lethe.params.options import check_neighbours
 from lethe.stage import alone, cli
 from lethe.texts.rows import Prompt
 
@@ -108,6 +109,7 @@ def read_concepts(args: argparse.Namespace) -> dict[str, dict]:
     every = {"type": "object", "minProperties": 1, "additionalProperties": one}
     found = rules.complete(found, every)
     check(found, every, "--concepts")
+    check_neighbours(found, "--concepts")
     return {name: {key: own[key] for key in OF_CONCEPTS} for name, own in found.items()}
 
 
@@ -156,7 +158,9 @@ def references(reference: Path | None, eval_pictures: Path | None) -> tuple[Path
     if statistics.is_one(reference) and not eval_pictures:
         return None, reference
     if not reference.is_dir():
-        raise UserError(f"--reference: {reference}: no finished result, nor a folder of pictures; make or correct it")
+        link = kinds.dangling(reference)
+        told = link or "no finished result, nor a folder of pictures; make or correct it"
+        raise UserError(f"--reference: {reference}: {told}")
     if eval_pictures:
         raise UserError(f"--reference: {reference} holds no scores; beside --eval-pictures give a metrics folder")
     return None, reference

@@ -62,12 +62,7 @@ def _check_names(values: dict) -> None:
                 known = ", ".join(values["concepts"])
                 raise UserError(f"grid.sets.{name}: {member!r} is not one of the concepts: {known}")
     _check_doubles(grid["sets"])
-    for name, concept in values["concepts"].items():
-        if concept["style"] is not None and concept["style"] in concept["neighbours"]:
-            raise UserError(
-                f"concepts.{name}.neighbours: {concept['style']!r} is its own label (style), which cannot go and stay; "
-                "take it out"
-            )
+    check_neighbours(values["concepts"], "concepts")
     check_names(values["tables"], ["base", "pruned", "distill", "bilevel", *registry.names("erasers")])
     for name, table in values["tables"].items():
         _check_table(values, table, f"tables.{name}")
@@ -80,6 +75,16 @@ def _check_names(values: dict) -> None:
         raise UserError(
             f"grid.order: erase_prune_distill prunes erased weights, and {pruner} brings weights of its own"
         )
+
+
+def check_neighbours(concepts: Mapping[str, Mapping], where: str) -> None:
+    """Raises UserError for a concept whose own label is among its neighbours: it would have to go and to stay."""
+    for name, concept in concepts.items():
+        if concept["style"] is not None and concept["style"] in concept["neighbours"]:
+            raise UserError(
+                f"{where}.{name}.neighbours: {concept['style']!r} is its own label (style), which cannot go and stay; "
+                "take it out"
+            )
 
 
 def _check_doubles(sets: Mapping[str, list[str]]) -> None:

@@ -273,6 +273,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tiny_base, tmp_path, monkeypa
     [
         (["--prompts", "monet=none.csv", "--count", "2"], "--count: counts pictures of --prompt"),
         (["--prompt", "a boat", "--count", "0"], "--count: 0 is not at least 1"),
+        (["--prompt", "a boat", "--count", str(10**12)], "--count: 1000000000000 is not at least 1 and at most 100000"),
         (["--prompts", "monet"], "is not NAME=PATH"),
         (["--prompts", "../x=none.csv"], "letters, digits"),
         (["--prompts", "monet=none.csv"], "none.csv: no such prompt file"),

@@ -311,6 +311,10 @@ def test_values_that_are_not_given_are_the_defaults(ready, tiny_base, tmp_path, 
         (["--model", "{base}", "--concept", "?!"], "--concept: '?!' gives no name for its prompts"),
         (["--model", "{base}", "--concept", "m", "--style", "braque"], "column artist: braque not among the labels of"),
         (
+            ["--model", "{base}", "--concepts", '{{"m": {{"style": "x", "neighbours": ["x"]}}}}'],
+            "--concepts.m.neighbours: 'x' is its own label (style)",
+        ),
+        (
             ["--model", "{base}", "--reference", "{no}"],
             "--reference: {no}: no finished result, nor a folder of pictures",
         ),
