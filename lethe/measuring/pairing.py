@@ -24,11 +24,11 @@ WHOSE = {DISTILL: "the distilled model's", BASE: "the dense base's"}
 def samples(work: Work, who: str) -> Path | str:
     """The other model's samples folder, or why there is nothing to compare with."""
     if who == DISTILL:
-        found, flag = work.distilled.samples, "--reference"
+        found, lack = work.distilled.samples, "--reference is no metrics folder"  # it may be real pictures
     else:
-        found, flag = work.originals, "--originals"
+        found, lack = work.originals, "--originals was not given"
     if found is None:
-        return f"these are {WHOSE[who]} pictures, or {flag} was not given"
+        return f"these are {WHOSE[who]} pictures, or {lack}"
     if who == BASE and work.identities.get("originals") == work.identities.get("samples", ""):
         return f"these are {WHOSE[who]} pictures"
     return found

@@ -247,7 +247,7 @@ def test_what_there_is_nothing_to_compare_with_is_absent_and_says_why(ready):
         assert columns == {}
         assert family.looks(alone) == {}
         assert set(metrics) == set(family.METRICS)
-        assert "--reference was not given" in metrics[next(iter(family.METRICS))]
+        assert "--reference is no metrics folder" in metrics[next(iter(family.METRICS))]
     _, metrics, _ = measured(drift, itself)
     assert metrics["fid_drift_base"] == "these are the dense base's pictures"
     without = dataclasses.replace(ready, options=ready.options | {"features": None})
