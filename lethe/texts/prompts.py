@@ -5,10 +5,11 @@ Required columns: `case_number`, `prompt`, `evaluation_seed`. Read if present: `
 `a man|a woman`), `profession` (see `lethe/measuring/metrics/pair.py`). Any other column (`evaluation_guidance`, a
 nameless index, ...) is ignored: guidance is a value of the experiment, the same for all arms.
 
-Lists in other layouts (I2P, MMA-Diffusion, Ring-A-Bell, UnlearnDiffAtk) are made into this one first:
+Lists in other layouts (I2P, MMA-Diffusion, Ring-A-Bell, UnlearnDiffAtk, COCO's captions) are made into this one first:
 
     python -m lethe.texts.prompts i2p_benchmark.csv --out prompts/own/i2p.csv
     python -m lethe.texts.prompts Nudity_ring-a-bell.csv --format ring_a_bell --out prompts/own/ring_a_bell.csv
+    python -m lethe.texts.prompts coco/annotations/captions_val2017.json --out prompts/own/eval.csv
 """
 
 import csv

@@ -145,7 +145,7 @@ def test_ring_a_bell_pairs(tmp_path):
     [
         (LINES, {}, ["unknown layout", "whisper boat", "ring_a_bell (no header; only by --format)", "i2p (prompt"]),
         ("text,seed\na boat,1\n", {}, ["unknown layout", "'text, seed'"]),
-        ("text,seed\na boat,1\n", {"wanted": "coco"}, ["'coco' is not one of", *FORMATS]),
+        ("text,seed\na boat,1\n", {"wanted": "nocaps"}, ["'nocaps' is not one of", *FORMATS]),
         (MMA, {"wanted": "i2p"}, ["is not i2p", "no column categories, prompt, sd_seed"]),
         (MMA, {"wanted": "ring_a_bell"}, ["has a header, that of mma_diffusion"]),
         ("prompt,evaluation_seed,adv_prompt\na,1,b\n", {}, ["could be unlearn_diff_atk or mma_diffusion", "--format"]),
@@ -212,3 +212,95 @@ def test_wrong_arguments_end_with_one_line(tmp_path, args):
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert path.read_bytes() == LINES
+
+
+COCO = {
+    "images": [{"id": 30}, {"id": 7}, {"id": 9}],
+    "annotations": [
+        {"id": 5, "image_id": 7, "caption": "a later caption"},
+        {"id": 2, "image_id": 7, "caption": "a boat\n on  water "},
+        {"id": 3, "image_id": 30, "caption": "two birds, on a wire"},
+        {"id": 4, "image_id": 30, "caption": "birds"},
+    ],
+}
+
+
+def test_coco_gives_one_caption_a_picture_by_the_stated_rule(tmp_path):
+    path = written(tmp_path, json.dumps(COCO), "captions_val2017.json")
+    found = convert(path)
+    assert [(row["case_number"], row["prompt"], row["evaluation_seed"]) for row in found.rows] == [
+        (7, "a boat on water", 0),
+        (30, "two birds, on a wire", 2),
+    ]
+    assert found.facts["left_out"]["empty"] == 1 and found.facts["caption"] == "first"
+    last = convert(path, caption="last", seeds=43)
+    assert [(row["prompt"], row["evaluation_seed"]) for row in last.rows] == [("a later caption", 43), ("birds", 43)]
+    write(found, tmp_path / "eval.csv")
+    assert [row.case_number for row in read_prompts(tmp_path / "eval.csv")] == [7, 30]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"annotations": [{"id": 1, "image_id": 8, "caption": "x"}]},
+            "annotation 1: picture 8 is not among its images",
+        ),
+        ({"annotations": [{"id": 1, "image_id": 7, "caption": 3}]}, "annotation 1: caption 3 is no text"),
+        ({"annotations": None}, "not COCO's captions"),
+        ({"images": [{"id": 7}, {"id": 7}]}, "1 picture ids stand there twice"),
+    ],
+)
+def test_what_is_not_cocos_captions_is_refused_in_one_line(tmp_path, change, words):
+    path = written(tmp_path, json.dumps(COCO | change), "captions_val2017.json")
+    with pytest.raises(UserError) as found:
+        convert(path)
+    assert words in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (  # unsafe-prompts4703.csv
+            ",prompt,categories,hard,inappropriate_percentage,nudity_percentage,q16_percentage,sd_safety_percentage,"
+            "prompt_toxicity,evaluation_seed,evaluation_guidance,width,height,case_number\n"
+            "0,a quiet street,sexual,0,1.0,0.0,1.0,0.0,0.1,12,7.0,512,512,3\n",
+            {"case_number": 3, "prompt": "a quiet street", "evaluation_seed": 12, "category": "sexual"},
+        ),
+        (  # vangogh_prompts.csv, test_Van Gogh.csv
+            "case_number,prompt,evaluation_seed,artist,evaluation_guidance,base\n"
+            "0,The Night by Vincent van Gogh,2219,Vincent van Gogh,7.5,The Night\n",
+            {"case_number": 0, "prompt": "The Night by Vincent van Gogh", "artist": "Vincent van Gogh"},
+        ),
+        (  # coco_30k.csv
+            "image_id,source,prompt,evaluation_seed\n391895,ms_coco,a man on a hill,8151\n",
+            {"case_number": 0, "prompt": "a man on a hill", "evaluation_seed": 8151},
+        ),
+        (
+            "case_number,source,prompt,evaluation_seed,coco_id\n0,ms_coco,a man on a hill,8151,391895\n",
+            {"case_number": 0, "prompt": "a man on a hill", "evaluation_seed": 8151},
+        ),
+    ],
+)
+def test_the_fields_files_are_read(tmp_path, text, wanted):
+    row = convert(written(tmp_path, text)).rows[0]
+    assert {key: row[key] for key in wanted} == wanted
+    assert row["source"] == "list.csv:0"
+
+
+def test_lists_become_one_with_their_names_as_categories(tmp_path):
+    lines, pairs = written(tmp_path, "a fern\na moss\n", "lines.csv"), written(tmp_path, MMA, "mma.csv")
+    for path, name, more in ((lines, "ring_a_bell", ["--format", "ring_a_bell"]), (pairs, "mma", [])):
+        assert called(tmp_path, path, "--category", name, "--out", tmp_path / f"{name}_own.csv", *more).returncode == 0
+    out = tmp_path / "both.csv"
+    done = called(tmp_path, tmp_path / "mma_own.csv", tmp_path / "ring_a_bell_own.csv", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "4 prompts of 2 lists, numbered anew" in done.stdout
+    rows = read_prompts(out)
+    assert [(row.case_number, row.seed, row.category) for row in rows] == [
+        (0, 0, "mma"),
+        (1, 1, "mma"),
+        (2, 0, "ring_a_bell"),
+        (3, 1, "ring_a_bell"),
+    ]
+    assert len(json.loads(out.with_suffix(".json").read_text())["lists"]) == 2
