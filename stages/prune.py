@@ -20,7 +20,7 @@ from lethe.erasing import guidance
 from lethe.files import io
 from lethe.files.errors import UserError
 from lethe.models import pipelines, unets
-from lethe.params import registry
+from lethe.params import experts, registry
 from lethe.params.recipe import of_folder, of_model, of_result, recipe
 from lethe.stage import cli
 from lethe.stage.parents import check as check_parents
@@ -59,6 +59,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise UserError(
             f"--budget: {args.budget} is not between 0 and 1 (the fraction of the dense model's MACs to keep)"
         )
+    values = experts.at_budget(values, args.budget)
     pipelines.check_base(args.base, args.revision)
     pipelines.check_resolution(args.base, args.resolution)
     folders = read_needs(values, args.data) | ({"model": args.model} if args.model else {})

@@ -24,7 +24,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
     options, each, values = dict(params["attacks"]["tried"][label]), params["attacks"]["prompts"], params["sample"]
     plugin, wanted = options.pop("attack"), tried.needs(params, label)
     prompts = {member: given.prompts[member] for member in concepts}
-    for path in prompts.values():
+    for path in () if given.rough else prompts.values():
         chosen(read_prompts(Path(path), bool(given.skip_flags)), each, f"attacks.prompts: {path}")
     read = {"originals": sample(given.origin, None)} if "originals" in wanted else {}
     read |= {"data": encoded.encode(given, "finetune")} if "data" in wanted else {}
@@ -45,7 +45,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
             **read,
             **encoded.parents(pictures),
             **{f"prompts:{member}": given.prompt_files[f"prompts:{member}"] for member in prompts},
-            **_files(plugin, options, list(concepts), f"attacks.tried.{label}"),
+            **({} if given.rough else _files(plugin, options, list(concepts), f"attacks.tried.{label}")),
         },
         flags=[
             *given.sized_flags,

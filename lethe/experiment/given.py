@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from lethe.experiment import absent
+from lethe.experiment import absent, mirrors
 from lethe.files.errors import UserError
+from lethe.files.io import canonical
 from lethe.measuring import judges
 from lethe.models.pipelines import check_base, check_resolution, check_steps
 from lethe.params import recipe, variation
@@ -40,6 +41,7 @@ class Given:
     eval_pictures: str
     finetune_pictures: str
     unvaried: Given | None = None
+    rough: bool = False
 
     @property
     def experiment(self) -> str:
@@ -92,12 +94,16 @@ def look_over(params: dict) -> Given:
     Raises UserError, the key first, for a base model, prompt file or picture folder that is not there or does not fit.
     """
     base, pictures = params["base"], params["pictures"]
+    at("base.path", mirrors.check_there, base)
     at("base.path", check_base, base["path"], base["revision"])
     identity = at("base.path", recipe.of_model, base["path"], base["revision"])
+    mirrors.check_bytes(base)
     at("base.resolution", check_resolution, base["path"], base["resolution"])
     _check_steps(params)
     check_anchors(params["concepts"])
-    prompts = _prompts(params)
+    prompts = prompt_sets(params)
+    for name, path in prompts.items():
+        at(prompt_key(name, params), read_prompts, path, params["prompts"].get("skip_empty", False))
     prompt_files = {f"prompts:{name}": recipe.of_file(Path(path)) for name, path in prompts.items()}
     brought = {name: own["pictures"] for name, own in params["concepts"].items() if own["pictures"]}
     brought = {name: _pictures(pictures, f"concepts.{name}.pictures", folder) for name, folder in brought.items()}
@@ -106,10 +112,21 @@ def look_over(params: dict) -> Given:
     return Given(params, identity, prompts, prompt_files, brought, measuring, lacking, real, finetune)
 
 
+def roughly(params: dict) -> Given:
+    """The same without a look at any file, so that jobs can be counted before anything is there."""
+    names = {name: own["pictures"] for name, own in params["concepts"].items() if own["pictures"]}
+    prompts = prompt_sets(params)
+    files = {f"prompts:{name}": path for name, path in prompts.items()}
+    pictures = params["pictures"]
+    base, own = params["base"]["path"], {"score": canonical(params["score"])}
+    return Given(params, base, prompts, files, names, own, {}, pictures["eval"], pictures["finetune"], rough=True)
+
+
 def varied(given: Given, changes: dict, arm: str, where: str) -> Given:
     """The same experiment with some values changed; what it is compared with does not change."""
     found = replace(given, params=variation.varied(given.params, changes, arm, where), unvaried=given.origin)
-    at(where, _check_steps, found.params)
+    if not given.rough:
+        at(where, _check_steps, found.params)
     return found
 
 
@@ -130,18 +147,19 @@ def _check_steps(params: dict) -> None:
         at(key, check_steps, params["base"]["path"], value)
 
 
-def _prompts(params: dict) -> dict[str, str]:
-    """Prompt-set name -> CSV: each concept's, then what must stay."""
+def prompt_sets(params: dict) -> dict[str, str]:
+    """Prompt-set name -> CSV: each concept's, then what must stay. Raises UserError for a concept called like those."""
     concepts = params["concepts"]
-    found = {name: concepts[name]["prompts"] for name in sorted(concepts)}
     for name in ("retain", "eval", "finetune"):
-        if name in found:
+        if name in concepts:
             raise UserError(f"concepts: {name!r} is the name of a set of prompts or pictures; call it something else")
-    found |= {name: params["prompts"][name] for name in ("retain", "eval")}
-    skip = params["prompts"].get("skip_empty", False)
-    for name, path in found.items():
-        at(f"concepts.{name}.prompts" if name in concepts else f"prompts.{name}", read_prompts, path, skip)
-    return found
+    found = {name: concepts[name]["prompts"] for name in sorted(concepts)}
+    return found | {name: params["prompts"][name] for name in ("retain", "eval")}
+
+
+def prompt_key(name: str, params: dict) -> str:
+    """The params key of a set's CSV."""
+    return f"concepts.{name}.prompts" if name in params["concepts"] else f"prompts.{name}"
 
 
 def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -155,12 +173,20 @@ def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict
     return absent.identities(score, lacking), lacking
 
 
-def _pictures(section: dict, key: str, folder: str) -> str:
-    """Identity of a picture folder, which is there, or will be made by the command of section `pictures`."""
-    make = section["make"]
-    if not make and not Path(folder).is_dir():
+def check_pictures(section: Mapping, key: str, folder: str) -> int | None:
+    """Rows of a picture folder, each of which has its file; None for one that the command of section `pictures` makes.
+
+    Raises UserError for a folder that is neither there nor will be made.
+    """
+    if section["make"]:
+        return None
+    if not Path(folder).is_dir():
         raise UserError(f"{key}: {folder}: no such folder, and pictures.make is null; add it, or give the command")
-    if not make:
-        prompt, subset = None if key == "pictures.finetune" else "", section.get("subset", False)
-        at(key, read_pictures, folder, prompt, False, subset)  # each row has its file
-    return at(key, recipe.of_pictures, folder, make)
+    prompt, subset = None if key == "pictures.finetune" else "", section.get("subset", False)
+    return len(at(key, read_pictures, folder, prompt, False, subset))
+
+
+def _pictures(section: dict, key: str, folder: str) -> str:
+    """Identity of a picture folder."""
+    check_pictures(section, key, folder)
+    return at(key, recipe.of_pictures, folder, section["make"])

@@ -91,9 +91,13 @@ def plain(given: Given) -> Iterator[Run]:
 def build(params: dict) -> Plan:
     """The whole plan. Raises UserError for a base model, prompt file or picture folder that is not there; networks that
     measure and are not there stand in `Plan.lacking`."""
-    params = options.validate(params)
+    return of_given(look_over(options.validate(params)))
+
+
+def of_given(given: Given) -> Plan:
+    """The plan of an experiment that was looked over, or is to be counted only (`given.roughly`)."""
     nodes: dict[str, Node] = {}
-    given, rows = look_over(params), []
+    params, rows = given.params, []
     for run in runs(given):
         metrics = score(run.given, run.arm, run.budget, run.set, run.seed, run.attack)
         samples = metrics.results["samples"]

@@ -6,18 +6,18 @@ from lethe.experiment import encoded
 from lethe.experiment.given import Given, at
 from lethe.experiment.graph import Node, folders, some
 from lethe.files.io import canonical
-from lethe.params import recipe, registry
+from lethe.params import experts, recipe, registry
 from lethe.stage import cli
 from lethe.texts.templates import check_pairs
 
 
 def prune(given: Given, budget: float, dense: Node | None = None) -> Node:
     """The base model's U-Net, or an edited dense one, pruned."""
-    values = {"budget": budget} | given.params["prune"]
+    values = {"budget": budget} | experts.at_budget(given.params["prune"], budget)
     pruner = given.params["prune"]["pruner"]
     needs = registry.needs("pruners", pruner)
     data = {"data": encoded.encode(given, "finetune")} if "data" in needs else {}
-    taken = {"checkpoint": _checkpoint(given, pruner)} if "checkpoint" in needs else {}
+    taken = {"checkpoint": _checkpoint(given, values)} if "checkpoint" in needs else {}
     return Node(
         given.experiment,
         "prune",
@@ -30,10 +30,12 @@ def prune(given: Given, budget: float, dense: Node | None = None) -> Node:
     )
 
 
-def _checkpoint(given: Given, pruner: str) -> str:
+def _checkpoint(given: Given, values: dict) -> str:
     """Identity of a published checkpoint that a pruner takes over, looked over first."""
-    at("prune", registry.get("pruners", pruner).check, given.params["prune"])
-    return recipe.of_folder(Path(given.params["prune"]["checkpoint"]))
+    if given.rough:
+        return values["checkpoint"]
+    at("prune", registry.get("pruners", values["pruner"]).check, values)
+    return recipe.of_folder(Path(values["checkpoint"]))
 
 
 def distill(given: Given, budget: float, seed: int, pruned: Node | None = None, teacher: Node | None = None) -> Node:

@@ -15,6 +15,7 @@ from lethe.files.io import digest, write_json
 from lethe.params import options
 
 ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = ("own", "paper-sd21", "paper-sd21-unsafe")
 KNOWN = Path(__file__).with_name("addresses.json")
 
 
@@ -25,10 +26,10 @@ def addresses(path: Path) -> dict[str, str | int]:
 
 
 def files() -> list[str]:
-    """Params files whose pictures and base model are in the repository: all but the template."""
+    """Params files whose pictures and base model are in the repository: all but the template and the paper's."""
     return [
         "params.yaml",
-        *(f"params/{path.name}" for path in sorted(ROOT.glob("params/*.yaml")) if path.stem != "own"),
+        *(f"params/{path.name}" for path in sorted(ROOT.glob("params/*.yaml")) if path.stem not in ELSEWHERE),
     ]
 
 

@@ -11,7 +11,7 @@ when a pruner's results change under the same options: above 1 it is part of the
 
 What they cost, where W is the number of weights, F a forward pass of one picture, and T the training timesteps:
 
-magnitude     one read of W, and the dependency graph, which the others but aptp need too (the block removers only if
+magnitude     one read of W, and the dependency graph, which all but aptp and its kind need too (block removers only if
               width goes as well): it grows with the number of layers times their width, not with the resolution
 random        the graph alone
 random_init   as magnitude, and a new net of W weights
@@ -20,6 +20,7 @@ taylor        pictures * T / stride passes forward and backward, 3 F each: grows
 diff_pruning  as taylor, but only to the timestep where it stops: a low threshold stops late
 bk_base, bk_small, bk_tiny  one read of W
 aptp          one read of the checkpoint; its search was paid for by those who published it
+aptp_random_init  a new net of W weights, and the checkpoint's gates
 
 A pruner's result is also counted once for MACs and timed, on the device, which is a few forward passes of 9 pictures.
 """

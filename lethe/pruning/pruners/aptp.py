@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NEEDS = ["checkpoint"]
 FRESH = True  # its weights are not those of the net that it is given
 OPTIONS = {
-    "checkpoint": {"description": "folder of an APTP expert: arch_vector.pt and unet/", "$ref": "#/$defs/path"},
+    "checkpoint": {"$ref": "#/$defs/expert"},
 }
 VECTOR = "arch_vector.pt"
 SAME = ("block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim", "norm_num_groups")
@@ -62,25 +62,10 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
     """
     import torch
 
-    from lethe.models.cutting import cut
-    from lethe.models.macs import count_macs
-
     folder = Path(goal.options["checkpoint"])
-    config = read_json(folder / "unet" / "config.json")
-    _check_config(unet, config, folder)
-    layers = read_layers(unet, read_vector(folder), config.get("ff_gate_width", 32), folder)
     with torch.device("meta"):
         found = of_config(unet.config)
-    try:
-        cut(found, layers)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}; was this expert made from another base model?") from None
-    left = count_macs(found, goal.latent_shape, goal.text_length) / goal.dense
-    if abs(left - goal.budget) > goal.tolerance:
-        raise UserError(
-            f"--budget: {goal.budget} is not what {folder} keeps at this resolution, {left:.4f} of the MACs; ask for "
-            "that"
-        )
+    layers = shape(found, goal)
     try:
         found.load_state_dict(read_state(folder / "unet"), strict=True, assign=True)
     except RuntimeError as error:
@@ -88,6 +73,31 @@ def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel,
             f"{folder}: its weights do not fit {VECTOR} and the base model: {' '.join(str(error).split())[:300]}"
         ) from None
     return found.to(unet.device).eval().requires_grad_(False), layers
+
+
+def shape(unet: UNet2DConditionModel, goal: Goal) -> dict[str, dict]:
+    """Cuts a net of the base's form, in place, as the expert is cut; the record of what is kept.
+
+    Raises UserError as `prune` does.
+    """
+    from lethe.models.cutting import cut
+    from lethe.models.macs import count_macs
+
+    folder = Path(goal.options["checkpoint"])
+    config = read_json(folder / "unet" / "config.json")
+    _check_config(unet, config, folder)
+    layers = read_layers(unet, read_vector(folder), config.get("ff_gate_width", 32), folder)
+    try:
+        cut(unet, layers)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}; was this expert made from another base model?") from None
+    left = count_macs(unet, goal.latent_shape, goal.text_length) / goal.dense
+    if abs(left - goal.budget) > goal.tolerance:
+        raise UserError(
+            f"--budget: {goal.budget} is not what {folder} keeps at this resolution, {left:.4f} of the MACs; ask for "
+            "that"
+        )
+    return layers
 
 
 def _check_config(unet: UNet2DConditionModel, config: Mapping, folder: Path) -> None:
