@@ -19,6 +19,7 @@ from lethe import __version__
 OTHERS = {
     "tables": "lethe.experiment.tables",
     "status": "lethe.experiment.status",
+    "check": "lethe.experiment.check",
     "plan": "lethe.experiment.plan",
     "gc": "lethe.experiment.collect",
     "demo": "lethe.report.demo",

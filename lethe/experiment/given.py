@@ -99,7 +99,7 @@ def look_over(params: dict) -> Given:
     identity = at("base.path", recipe.of_model, base["path"], base["revision"])
     mirrors.check_bytes(base)
     at("base.resolution", check_resolution, base["path"], base["resolution"])
-    _check_steps(params)
+    check_steps_of(params)
     check_anchors(params["concepts"])
     prompts = prompt_sets(params)
     for name, path in prompts.items():
@@ -126,7 +126,7 @@ def varied(given: Given, changes: dict, arm: str, where: str) -> Given:
     """The same experiment with some values changed; what it is compared with does not change."""
     found = replace(given, params=variation.varied(given.params, changes, arm, where), unvaried=given.origin)
     if not given.rough:
-        at(where, _check_steps, found.params)
+        at(where, check_steps_of, found.params)
     return found
 
 
@@ -138,7 +138,7 @@ def at(key: str, check: Callable[..., T], *values: object) -> T:
         raise UserError(f"{key}: {error}") from None
 
 
-def _check_steps(params: dict) -> None:
+def check_steps_of(params: dict) -> None:
     """No sampler takes more steps than the base model has noise levels."""
     steps = {"sample.steps": params["sample"]["steps"]}
     steps["bilevel.upper_sampler_steps"] = params["bilevel"]["upper_sampler_steps"]

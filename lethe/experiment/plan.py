@@ -38,6 +38,11 @@ class Run:
     attack: str | None = None
 
     @property
+    def metrics(self) -> Node:
+        """The scores that the row is read from; all else that it needs stands behind them."""
+        return score(self.given, self.arm, self.budget, self.set, self.seed, self.attack)
+
+    @property
     def own(self) -> dict:
         """What tells it from others; null where an arm has no such value."""
         return {
@@ -99,10 +104,10 @@ def of_given(given: Given) -> Plan:
     nodes: dict[str, Node] = {}
     params, rows = given.params, []
     for run in runs(given):
-        metrics = score(run.given, run.arm, run.budget, run.set, run.seed, run.attack)
+        metrics = run.metrics
         samples = metrics.results["samples"]
         weights = samples.results.get("model")
-        _collect(metrics, nodes)
+        collect(metrics, nodes)
         chain = [node for node in (*_ancestors(weights), weights) if node.kind == "weights"] if weights else []
         paths = {"metrics": str(metrics.folder), "samples": str(samples.folder)}
         rows.append(run.own | paths | {"weights": list(dict.fromkeys(str(node.folder) for node in chain))})
@@ -110,10 +115,11 @@ def of_given(given: Given) -> Plan:
     return Plan(params, nodes, rows, own, given.lacking)
 
 
-def _collect(node: Node, nodes: dict[str, Node]) -> None:
+def collect(node: Node, nodes: dict[str, Node]) -> None:
+    """Adds a node and all that it is made from, by folder, parents first."""
     if str(node.folder) not in nodes:
         for parent in node.made_from:
-            _collect(parent, nodes)
+            collect(parent, nodes)
         nodes[str(node.folder)] = node
 
 

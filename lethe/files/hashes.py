@@ -53,11 +53,8 @@ def of_files(folder: Path) -> dict[str, tuple[int, str]]:
 
     Raises UserError as `files` does, and for a file that cannot be read or changes while it is read.
     """
-    named = files(folder)
-    place = KEPT / f"{digest(str(Path(folder).resolve()))}.json"
-    kept = _read(place)
-    stats = {name: _stat(path) for name, path in named.items()}
-    known = {name: kept[name][-1] for name, told in stats.items() if name in kept and kept[name][:-1] == told}
+    named, place = files(folder), _place(folder)
+    stats, known = _known(named, place)
     missing = sorted(named.keys() - known.keys(), key=lambda name: -stats[name][2])
     if missing:
         _tell(folder, sum(stats[name][2] for name in missing))
@@ -73,6 +70,23 @@ def of_files(folder: Path) -> dict[str, tuple[int, str]]:
             with suppress(OSError):  # a place that cannot be written: hashed again next time
                 write_json(place, {"folder": str(Path(folder).resolve()), "files": settled})
     return {name: (stats[name][2], known[name]) for name in named}
+
+
+def unread(folder: Path) -> int:
+    """Bytes that `of_files` would have to read, since their hashes are not kept. Raises UserError as `files` does."""
+    stats, known = _known(files(folder), _place(folder))
+    return sum(told[2] for name, told in stats.items() if name not in known)
+
+
+def _place(folder: Path) -> Path:
+    return KEPT / f"{digest(str(Path(folder).resolve()))}.json"
+
+
+def _known(named: dict[str, Path], place: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """What the file system says of each file, and the hashes that are kept and still good."""
+    kept = _read(place)
+    stats = {name: _stat(path) for name, path in named.items()}
+    return stats, {name: kept[name][-1] for name, told in stats.items() if name in kept and kept[name][:-1] == told}
 
 
 def _stat(path: Path) -> list[int]:
