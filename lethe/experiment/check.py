@@ -80,7 +80,7 @@ def _listed(found: Iterable[Item], read_all: bool) -> list[list[str]]:
     for item in found:
         if not item.name:
             continue
-        size = "missing" if item.problem else _size(item.size) if item.size is not None else "–"
+        size = "missing" if item.problem else _size(item.sizes[0]) if item.sizes else "–"
         count = f"{item.rows:,}" if item.rows is not None else ""
         told = item.note
         if item.files and not item.problem:

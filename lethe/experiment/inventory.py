@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lethe.experiment import absent, given, mirrors
@@ -34,15 +35,17 @@ class Item:
     note: str = ""
     problem: str | None = None
 
-    @property
-    def size(self) -> int | None:
-        """Bytes of its files; None for what is no folder of ours to read."""
-        return sum(path.stat().st_size for path in hashes.files(self.files).values()) if self.files else None
+    @cached_property
+    def sizes(self) -> tuple[int, int] | None:
+        """Bytes of its files, and of those the ones whose hash is not kept; None for what is no folder to read."""
+        if self.files is None:
+            return None
+        total, unread = hashes.sizes(self.files)
+        return total, 0 if (self.files / META).is_file() else unread
 
     @property
     def unread(self) -> int:
-        """Bytes whose hash is not kept."""
-        return 0 if self.files is None or (self.files / META).is_file() else hashes.unread(self.files)
+        return self.sizes[1] if self.sizes else 0
 
 
 def items(params: dict) -> list[Item]:
