@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]  # the lethe of this checkout, whichever is installed
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 Format = Callable[[pd.Series, str], str]
@@ -349,6 +350,64 @@ def bench(kind: str) -> str:
     return markdown(["what", "ms", "speed against the first", "floor, ms", "of the ceiling", "peak memory"], lines)
 
 
+PUBLISHED = ROOT / "lethe/report/published"
+SHOWN = {  # column of a published table -> its heading, digits
+    "clip": ("CLIP", 2),
+    "cp": ("CP", 2),
+    "csd": ("CSD", 2),
+    "removal_mma": ("removal, MMA", 2),
+    "removal_ring_a_bell": ("removal, Ring-A-Bell", 2),
+    "fid": ("FID", 2),
+    "clip_retain": ("CLIP, COCO", 2),
+}
+
+
+def published(name: str) -> str:
+    """What the paper's table says, and which setting of ours each row is compared with."""
+    found = pd.read_csv(PUBLISHED / f"{name}.csv")
+    columns = [column for column in SHOWN if column in found]
+    lines = [
+        [row["arm"], *("–" if pd.isna(row[key]) else plain(row[key], SHOWN[key][1]) for key in columns), row["setting"]]
+        for _, row in found.iterrows()
+    ]
+    return markdown(["published", *(SHOWN[key][0] for key in columns), "setting of ours"], lines, numbers=False)
+
+
+def published_figure(name: str, axis: str) -> str:
+    """FID that the paper's figure shows, by budget, label of our table's axis, and iterations."""
+    found = pd.read_csv(PUBLISHED / f"{name}.csv")
+    steps = sorted(found["iterations"].unique())
+    lines = []
+    for (budget, label), rows in found.groupby(["budget", axis], sort=False):
+        values = rows.set_index("iterations")["fid"]
+        lines.append([f"{budget:.2f}", str(label), *(f"{values[step]:g}" for step in steps)])
+    return markdown(["budget", axis, *(f"{step:,}" for step in steps)], lines)
+
+
+LISTED = {  # rows of the paper's lists, and COCO's pictures
+    **{f"prompts/paper/{name}.csv": 50 for name in ("van_gogh", "monet", "picasso")},
+    "prompts/paper/retain.csv": 100,
+    "prompts/paper/eval.csv": 5000,
+    "data/paper/coco/train2017": 118287,
+}
+
+
+def paper_costs() -> str:
+    """GPU-hours of the paper's params files by measured rates, as `lethe check` tells them once the lists are there."""
+    from lethe.experiment import check, rates
+    from lethe.experiment.given import roughly
+    from lethe.params import options
+
+    lines = []
+    for name in ("paper-sd21", "paper-sd21-unsafe"):
+        params = options.load(ROOT / f"params/{name}.yaml")
+        tables = check.of_tables(roughly(params))
+        for own in rates.measured(params["base"], ROOT / rates.BENCH):
+            for row in check.hours(tables, own, LISTED):
+                lines.append([name, own.device, *row])
+    return markdown(["params", "on", "table", "GPU-hours", "jobs measured", "not measured"], lines, numbers=False)
+
+
 FRONT = [
     Column("erased", "ua", percent),
     Column("content kept", "content_target", percent),
@@ -378,6 +437,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_bilevel": lambda: bench("bilevel"),
     "bench_sample": lambda: bench("sample"),
     "bench_encode": lambda: bench("encode"),
+    "published_style": lambda: published("style"),
+    "published_unsafe": lambda: published("unsafe"),
+    "published_distillation": lambda: published_figure("distillation", "loss"),
+    "published_initialisation": lambda: published_figure("initialisation", "weights"),
+    "paper_costs": paper_costs,
 }
 
 

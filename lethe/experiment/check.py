@@ -124,17 +124,23 @@ def _costs(params: dict, tables: dict[str, dict[str, Node]], counts: dict[str, i
         return [f"GPU-hours: not measured for such a base at this resolution ({rates.BENCH} has others)"]
     lines = []
     for own in measured:
-        rows = [["table", "GPU-hours", "jobs measured", "not measured"]]
-        for name, nodes in {**tables, "all of it": _all(tables)}.items():
-            times = {folder: rates.seconds(node, own, counts) for folder, node in nodes.items()}
-            sums = [time for time in times.values() if time is not None]
-            lacking = Counter(nodes[folder].stage for folder, time in times.items() if time is None)
-            left = ", ".join(f"{stage} {count}" for stage, count in lacking.items())
-            rows.append([name, f"{sum(sums) / 3600:.1f}" if sums else "–", f"{len(sums)} of {len(nodes)}", left or "–"])
+        rows = [["table", "GPU-hours", "jobs measured", "not measured"], *hours(tables, own, counts)]
         lines += [f"GPU-hours on {own.device}, from {own.file}; a table's rows share jobs with others'", *aligned(rows)]
         if own.wide:
             lines += [f"  Of uncertain rate, as other measurements lie far from the median: {', '.join(own.wide)}"]
     return lines
+
+
+def hours(tables: dict[str, dict[str, Node]], own: rates.Rates, counts: dict[str, int]) -> list[list[str]]:
+    """A row a table, and one of all: its name, GPU-hours of jobs that were measured, how many, and which were not."""
+    rows = []
+    for name, nodes in {**tables, "all of it": _all(tables)}.items():
+        times = {folder: rates.seconds(node, own, counts) for folder, node in nodes.items()}
+        sums = [time for time in times.values() if time is not None]
+        lacking = Counter(nodes[folder].stage for folder, time in times.items() if time is None)
+        left = ", ".join(f"{stage} {count}" for stage, count in lacking.items())
+        rows.append([name, f"{sum(sums) / 3600:.1f}" if sums else "–", f"{len(sums)} of {len(nodes)}", left or "–"])
+    return rows
 
 
 def _all(tables: dict[str, dict[str, Node]]) -> dict[str, Node]:

@@ -35,14 +35,14 @@ class Rates:
         return [f"{kind} at {budget:g}" for (kind, budget), row in self.rows.items() if "spread" in row]
 
 
-def measured(base: Mapping) -> list[Rates]:
+def measured(base: Mapping, folder: Path = BENCH) -> list[Rates]:
     """Those of networks of the base's form at its resolution, one a device; what a bench did not reach is left out.
 
     A base that is not there yet counts as the one whose mirror it names.
     """
     known = yaml.safe_load(SIZES.read_text(encoding="utf-8"))
     found = []
-    for file in sorted(BENCH.glob("*.json")):
+    for file in sorted(folder.glob("*.json")):
         told = json.loads(file.read_text(encoding="utf-8"))
         size = known.get(told.get("size")) if isinstance(told, Mapping) else None
         if not size or not _fits(base, size):
