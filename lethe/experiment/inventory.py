@@ -91,7 +91,7 @@ def _pictures(params: dict) -> Iterator[Item]:
         else:
 
             def look(key: str = key, folder: str = folder) -> Item:
-                return Item(key, folder, Path(folder), given.check_pictures(None, key, folder))
+                return Item(key, folder, Path(folder), given.check_pictures(own, key, folder))
 
             name = Path(folder).name
             how = COCO.format(name=name) if name in ("train2017", "val2017") else HOW.get(key.partition(".")[0], "")
@@ -102,7 +102,7 @@ def _prompts(params: dict) -> Iterator[Item]:
     for name, path in given.prompt_sets(params).items():
 
         def look(key: str = given.prompt_key(name, params), path: str = path) -> Item:
-            rows = read_prompts(path)
+            rows = read_prompts(path, params["prompts"].get("skip_empty", False))
             return Item(key, path, rows=len(rows), note=recipe.of_file(Path(path)))
 
         how = "" if Path(path).is_file() else HOW["prompts"].format(path=path)
