@@ -12,10 +12,14 @@ APTP, 2406.12042). It differs by more than a factor, so that one and the same cu
 - biases count: one a convolution's output value, but one an output channel of a linear layer, however many rows it has
 - norms: 2 a value of a GroupNorm, 1 a value of a LayerNorm; feed-forwards' GELU: nothing
 - SiLU: 2 a value, times the number of places in the net where one stands: all were one object, counted at each place
+
+A pass costs no arithmetic, but some seconds of Python. Counts follow from a net's structure: each is counted once a
+process.
 """
 
+from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, device, nn, zeros
@@ -26,6 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+T = TypeVar("T")
+_known: dict[tuple, Any] = {}  # what was counted of a structure
 COUNTED = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.SiLU, Attention)  # by the released counter
 
 
@@ -38,22 +44,24 @@ def macs_by_module(
     unet: "UNet2DConditionModel", latent_shape: tuple[int, int, int], text_length: int
 ) -> dict[str, int]:
     """MACs by module path; "" is the whole net. A module's count includes its children's."""
-    width = unet.config.cross_attention_dim
-    meta = device("meta")  # shapes alone: no arithmetic is done, whatever the size
-    return trace(
-        unet,
-        zeros(1, *latent_shape, device=meta),
-        zeros(1, device=meta),
-        zeros(1, text_length, width, device=meta),
-    )
+    return dict(_once(trace, unet, latent_shape, text_length))
 
 
 def released_macs(unet: "UNet2DConditionModel", latent_shape: tuple[int, int, int]) -> int:
     """The same forward pass as the released counter has it; see above."""
-    meta, width = device("meta"), unet.config.cross_attention_dim
-    return trace_released(
-        unet, zeros(1, *latent_shape, device=meta), zeros(1, device=meta), zeros(1, 1, width, device=meta)
-    )
+    return _once(trace_released, unet, latent_shape, 1)
+
+
+def _once(count: Callable[..., T], unet: "UNet2DConditionModel", latent_shape: tuple, text_length: int) -> T:
+    """What `count` finds in a forward pass, counted once for all nets of the same structure."""
+    shapes = tuple((name, tuple(value.shape)) for name, value in unet.named_parameters())
+    heads = tuple(part.heads for part in unet.modules() if isinstance(part, Attention))
+    key = (count.__name__, repr(sorted(unet.config.items())), shapes, heads, tuple(latent_shape), text_length)
+    if key not in _known:
+        meta, width = device("meta"), unet.config.cross_attention_dim  # shapes alone: no arithmetic, whatever the size
+        latent, text = zeros(1, *latent_shape, device=meta), zeros(1, text_length, width, device=meta)
+        _known[key] = count(unet, latent, zeros(1, device=meta), text)
+    return _known[key]
 
 
 def trace_released(module: nn.Module, *inputs: object) -> int:

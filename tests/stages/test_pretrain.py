@@ -15,7 +15,7 @@ TINY = {
     "pictures": 80,
     "judge_pictures": 100,
     "unseen": 200,
-    "samples": 60,
+    "samples": 12,
     "autoencoder_steps": 2,
     "decoder_steps": 2,
     "pipeline_steps": 2,
@@ -86,9 +86,9 @@ def test_finished_is_finished_and_parts_are_kept(folder):
     assert "finished" in again.stdout
     kept = {p.name: p.stat().st_mtime_ns for p in (folder / "state").glob("*.safetensors")}
     assert len(kept) == 8
-    subprocess.run(command(folder, samples=50), check=True, capture_output=True)
+    subprocess.run(command(folder, samples=10), check=True, capture_output=True)
     assert kept == {p.name: p.stat().st_mtime_ns for p in (folder / "state").glob("*.safetensors")}
-    assert read_json(folder / "bundle/bundle.json")["options"]["samples"] == 50
+    assert read_json(folder / "bundle/bundle.json")["options"]["samples"] == 10
 
 
 def test_a_number_too_small_is_refused_in_one_line(tmp_path):
