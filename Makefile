@@ -2,6 +2,7 @@
 # make demo       then: a prompt to be forgotten and one to be kept, drawn by the main arms on one sheet; no training
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
+# make check      the inner loop: make lint and the tests of formulas, files and options
 # make soak       KILLS kills at random moments in all stages (default: 200; SEED chooses the moments), each followed by a rerun
 # make bench      speed and memory on this machine, into reports/bench/; BENCH="--seconds 300" says how
 # make gpu        one call on a GPU: tests marked gpu, a real chain of stages, make bench; results go to OUT
@@ -15,13 +16,14 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: tables demo status test soak bench gpu lint docs gc nudenet emoji lock setup
+.PHONY: tables demo status test check soak bench gpu lint docs gc nudenet emoji lock setup
 
 PYTHON ?= python3
 EXPERIMENT ?= params.yaml
 CORES ?= all
 DRY_RUN ?=
 WORKERS ?= 2
+CORE := $(addprefix tests/,files params texts stage training erasing measuring)
 KILLS ?= 200
 SEED ?= 0
 BENCH ?=
@@ -39,6 +41,9 @@ status: setup
 
 test: setup
 	@python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+check: lint
+	@python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(CORE)
 
 soak: setup
 	@LETHE_KILLS=$(KILLS) LETHE_SEED=$(SEED) python -m pytest -s tests/faults/test_kills.py
