@@ -73,11 +73,18 @@ def encode_unique(base: SimpleNamespace, prompts: Sequence[str]) -> dict[str, to
     }
 
 
-def ask(unet: torch.nn.Module, latents: torch.Tensor, t: torch.Tensor, text: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The U-Net's predictions [K, B, C, h, w] under K texts [B, L, D] (or [L, D]), in one forward."""
+def ask(
+    unet: torch.nn.Module,
+    latents: torch.Tensor,
+    t: torch.Tensor,
+    text: Sequence[torch.Tensor],
+    fill: bool = False,
+) -> torch.Tensor:
+    """The U-Net's predictions [K, B, C, h, w] under K texts [B, L, D] (or [L, D]), in one forward. `fill`: to eights of
+    rows for two texts, too."""
     words = torch.cat([one.expand(len(latents), -1, -1) for one in text])
     inputs = torch.cat([latents] * len(text))
-    if len(text) > 2:
+    if fill or len(text) > 2:
         inputs, words = _filled(inputs), _filled(words)
     output = unet(inputs, t, encoder_hidden_states=words, return_dict=False)[0]
     return output[: len(text) * len(latents)].unflatten(0, (len(text), -1))

@@ -77,9 +77,10 @@ class Reattention:
         self.hooks = [part.register_forward_pre_hook(self._hook(width, s)) for part, width, s in places(unet)]
 
     @contextmanager
-    def damping(self, rows: int, first: int) -> Iterator[None]:
-        """The U-Net is called with `rows` rows of the changed prompt from row `first` on, then as many of the plain."""
-        self.here.rows = range(first, first + rows)
+    def damping(self, acting: Tensor, first: int) -> Iterator[None]:
+        """The U-Net is called with B rows of the changed prompt from row `first` on, then B of the plain. `acting` [B]
+        bool: where the prompt is a changed one; elsewhere both are equal but for rounding, and nothing is damped."""
+        self.here.rows, self.here.acting = range(first, first + len(acting)), acting.view(-1, 1, 1, 1)
         try:
             yield
         finally:
@@ -98,7 +99,9 @@ class Reattention:
             values, *more = inputs
             changed, plain = (values[i : i + len(rows), width:] for i in (rows.start, rows.stop))
             values = values.clone()
-            values[rows.start : rows.stop, width:] = damped(changed, plain, scale)
+            values[rows.start : rows.stop, width:] = torch.where(
+                self.here.acting, damped(changed, plain, scale), changed
+            )
             return values, *more
 
         return hook

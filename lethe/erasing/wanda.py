@@ -48,12 +48,12 @@ def listening(layers: Mapping[str, nn.Linear], steps: int) -> Iterator[tuple[dic
             handle.remove()
 
 
-@torch.no_grad()
 def highest(share: float, columns: int, rounded: bool = False) -> int:
     """How many weights of a row are its highest: a share cut to an integer, or rounded and at least one."""
     return max(1, round(share * columns)) if rounded else int(share * columns)
 
 
+@torch.no_grad()
 def serving(weight: Tensor, target: Tensor, base: Tensor, share: float, least: float, rounded: bool = False) -> Tensor:
     """Mask [rows, columns] of the weights that serve the target prompts in more than `least` of the steps.
 

@@ -66,13 +66,17 @@ def version(package: str, name: str, options: Mapping) -> int:
     """A plug-in's constant VERSION, 1 if it has none: raised when its results change under the same options. Above 1 it
     is part of the address of what the plug-in makes, so that those that did not change keep theirs.
 
-    Where results changed under one value of an option alone, VERSION is {option: {that value: version}}.
+    Where results changed under one value of an option alone, VERSION is {option: {that value: version}}; "*" stands for
+    any value but null.
     """
     found = literal(package, name, "VERSION", 1)
-    if isinstance(found, dict):
-        ((key, by_value),) = found.items()
-        return by_value.get(options[key], 1)
-    return found
+    if not isinstance(found, dict):
+        return found
+    raised = 1
+    for key, by_value in found.items():
+        value = "*" if "*" in by_value and options[key] is not None else options[key]
+        raised = max(raised, *(number for own, number in by_value.items() if own == value), 1)
+    return raised
 
 
 def guides(eraser: str) -> bool:

@@ -85,7 +85,10 @@ def test_hooks_act_inside_alone_and_on_skip_features_of_the_changed_rows():
         return seen["inputs"]
 
     plain = call()
-    with attention.damping(2, 2):
+    both = torch.tensor([True, True])
+    with attention.damping(torch.tensor([False, True]), 2):
+        half = call()
+    with attention.damping(both, 2):
         inside = call()
         other = []
         thread = threading.Thread(target=lambda: other.append(call()))
@@ -96,7 +99,8 @@ def test_hooks_act_inside_alone_and_on_skip_features_of_the_changed_rows():
     assert torch.equal(inside[[0, 1, 4, 5]], plain[[0, 1, 4, 5]])
     assert torch.equal(inside[:, :width], plain[:, :width])
     torch.testing.assert_close(inside[2:4, width:], damped(plain[2:4, width:], plain[4:6, width:], scale))
-    assert not torch.equal(inside[2:4], plain[2:4])
+    assert not torch.equal(inside[2], plain[2]) and not torch.equal(inside[3], plain[3])
+    assert torch.equal(half[2], plain[2]) and torch.equal(half[3], inside[3])
     attention.remove()
-    with attention.damping(2, 2):
+    with attention.damping(both, 2):
         assert torch.equal(call(), plain)

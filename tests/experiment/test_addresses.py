@@ -222,6 +222,21 @@ def test_an_option_that_came_later_moves_nothing_at_its_former_value(params, mon
     assert recipe("attack", 1, own | {"options": {"steps": 1, "later": "new"}}, {}) != recipe("attack", 1, without, {})
 
 
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"technique": "replace", "debias": None}, 1),
+        ({"technique": "tensor", "debias": None}, 2),
+        ({"technique": "replace", "debias": {"step": 0.1}}, 3),
+        ({"technique": "tensor", "debias": {"step": 0.1}}, 3),
+    ],
+)
+def test_a_version_may_hang_on_several_options(values, wanted, monkeypatch):
+    found = {"technique": {"tensor": 2}, "debias": {"*": 3}}
+    monkeypatch.setattr(registry, "literal", lambda package, name, which, default: found)
+    assert registry.version("erasers", "mine", values) == wanted
+
+
 def test_a_version_that_was_not_raised_is_in_no_recipe():
     facts = {"stage": "erase", "version": 2, "options": {"eraser": "sld"}, "parents": {"base": "b"}}
     assert recipe("erase", 2, {"eraser": "sld"}, {"base": "b"}) == digest(facts)

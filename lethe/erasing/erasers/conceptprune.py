@@ -16,6 +16,7 @@ random net the weights that go have 65 % in common under the two noises, and 94 
 over union).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
@@ -154,7 +155,7 @@ def erase(
         widest = max(layer.weight.shape[1] for layer in layers.values())
         raise UserError(
             f"conceptprune.skill_ratio: {options['skill_ratio']:g} is less than one of the {widest} columns that these "
-            f"layers have at most; give at least {1 / widest:.4f}"
+            f"layers have at most; give at least {math.ceil(1e4 / widest) / 1e4:.4f}"
         )
     measure = _measure(unet, base, layers, options, seed, budget)
     known: dict[tuple[str, ...], Norms] = {}
@@ -233,11 +234,13 @@ def _measure(
 
 
 def _sampler(base: SimpleNamespace, options: Mapping) -> DDIMScheduler | PNDMScheduler:
-    """Over the base's own noise schedule. Raises UserError for a prediction that PNDM does not know."""
+    """Over the base's own noise schedule. Raises UserError for a prediction or schedule that PNDM does not know."""
     config = base.scheduler.config
     made = build_scheduler("ddim", config, options["sampler_steps"])
     if options["sampler"] == "ddim":
         return made
+    if config.get("rescale_betas_zero_snr"):
+        raise UserError("conceptprune.sampler: pndm cannot rescale betas to zero SNR, as this model does; give ddim")
     if config.prediction_type not in ("epsilon", "v_prediction"):
         raise UserError(
             f"conceptprune.sampler: pndm knows no prediction {config.prediction_type!r}, which this model makes; give "

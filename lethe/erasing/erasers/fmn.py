@@ -48,6 +48,7 @@ OPTIONS = {  # as the release has it, for styles
         "type": ["boolean", "null"],
         "default": None,
         "former": False,
+        "with": {True: {"end_token": True}},
     },
     "norm": {"$ref": "#/$defs/attention_norm"},
     "inversion_steps": {
@@ -90,7 +91,7 @@ def erase(
         _check({name: base.concepts[name] for name in concepts})
     told = dict(options)
     if options["padding"] is None:
-        told["padding"] = base.tokenizer.pad_token_id == base.tokenizer.eos_token_id
+        told["padding"] = options["end_token"] and base.tokenizer.pad_token_id == base.tokenizer.eos_token_id
     optimizer = adamw(trainable.select(unet, options["variant"], "erase.fmn"), options["lr"])
 
     def step(k: int) -> dict[str, Tensor]:

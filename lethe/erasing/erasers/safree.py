@@ -11,7 +11,8 @@ prompt with token i hidden, P_C and P_I the orthogonal projections onto the span
 and the changed prompt counts at the steps up to number round(gamma * sigmoid(1 - cos(e, P_I (I - P_C) e))), from 0
 (eq. 6), cos averaged over start token, prompt and end token; gamma is a number of 50 steps and scales with the number
 that is drawn. The third part damps, at these steps, what the changed prompt makes louder in the low frequencies of skip
-connections (`lethe.erasing.reattention`): for that the U-Net answers the unchanged prompt too, one text more a step.
+connections (`lethe.erasing.reattention`): for that the U-Net answers the unchanged prompt too, one text more at every
+step, whether it counts there or not.
 
 As the released code does it, and the paper does not say: a token is hidden by the number 0 in its place (in CLIP's
 vocabulary the exclamation mark), and the concepts' texts, joined, stand where classifier-free guidance has the empty
@@ -147,6 +148,7 @@ def guide(
         text = torch.stack([embeddings[prompt] for prompt in prompts]).to(device)
         safe = torch.stack([moved[prompt][0] for prompt in prompts]).to(device)
         last = torch.tensor([steps[prompt] for prompt in prompts], device=device).view(-1, 1, 1)
+        changed = torch.tensor([not torch.equal(moved[one][0], embeddings[one]) for one in prompts], device=device)
 
         def predict(latents: Tensor, t: Tensor, index: int) -> Tensor:
             texts = [torch.where(index < last, safe, text)]
@@ -155,8 +157,8 @@ def guide(
             if damper is None:
                 found = ask(unet, latents, t, texts)
             else:
-                with damper.damping(len(latents), len(latents) * (len(texts) - 1)):
-                    found = ask(unet, latents, t, [*texts, text])[:-1]
+                with damper.damping(changed & (index < last.flatten()), len(latents) * (len(texts) - 1)):
+                    found = ask(unet, latents, t, [*texts, text], fill=True)[:-1]
             return found[0] + settings.guidance * (found[1] - found[0]) if len(found) == 2 else found[0]
 
         return predict

@@ -111,7 +111,8 @@ def erase(
     salient = dict(zip(map(id, ranked), most(grades, options["saliency"]), strict=True))
     del grades  # as large as the net
     parameters = trainable.select(unet, variant, "erase.salun")
-    masks = [salient[id(parameter)] for parameter in parameters]
+    masks = [salient[id(parameter)].clone() for parameter in parameters]
+    del salient  # so is this
     moving = sum(int(mask.sum()) for mask in masks)
     if not moving:
         raise UserError(

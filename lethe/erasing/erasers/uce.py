@@ -46,6 +46,7 @@ from lethe.texts.templates import expanded, in_templates, mentions
 from lethe.texts.wording import check_anchors
 from lethe.training.loop import Keeping
 
+VERSION = {"technique": {"tensor": 2}, "debias": {"*": 2}}  # 2: a projection a prompt; whole steps, and who is there
 OPTIONS = {  # as the code of 2023 has it, which the paper compares with
     "preserve": {
         "description": "prompts that must stay (published: 1,734 artists, none for things); those that name an erased "

@@ -23,7 +23,7 @@ check = aptp.check
 
 def prune(unet: UNet2DConditionModel, goal: Goal) -> tuple[UNet2DConditionModel, dict[str, dict]]:
     """A new net, initialised as the library does it for a dense one and then cut as the expert is. Refuses what `aptp`
-    refuses, the expert's weights apart, which are not read."""
+    refuses, an expert without its weights too, though they are not read: they are part of its address."""
     import torch
 
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: equal weights on any device

@@ -13,7 +13,7 @@ from lethe.training.finetune import Batch, answer
 NEEDS = ["mask"]
 OPTIONS = {
     "end_token": {"$ref": "#/$defs/end_token"},
-    "padding": {"$ref": "#/$defs/end_padding", "default": False, "former": False},
+    "padding": {"$ref": "#/$defs/end_padding", "default": False, "former": False, "with": {True: {"end_token": True}}},
     "norm": {"$ref": "#/$defs/attention_norm"},
 }
 
@@ -32,7 +32,7 @@ def loss(student: nn.Module, teacher: nn.Module, batch: Batch, options: Mapping,
     with recorded(student) as maps:
         answer(student, batch.noisy, batch.t, batch.text, budget)
     if options["norm"] == "all":
-        return torch.stack([total(probabilities, mask) for probabilities in maps]).sum().sqrt()
+        return torch.linalg.vector_norm(torch.stack([total(probabilities, mask) for probabilities in maps]))
     return torch.stack([attended(probabilities, mask) for probabilities in maps]).mean()
 
 
@@ -48,8 +48,9 @@ def tokens(batch: Batch, end_token: bool, padding: bool = False) -> Tensor:
 
 
 def total(probabilities: Tensor, mask: Tensor) -> Tensor:
-    """[B, H, Q, L] and [B, L] -> the squared norm of the probabilities where the mask is 1."""
-    return (probabilities.float().square() * mask[:, None, None]).sum()
+    """[B, H, Q, L] and [B, L] of 0 and 1 -> the norm of the probabilities where the mask is 1; without any its gradient
+    is 0, that of a square root would be none."""
+    return torch.linalg.vector_norm(probabilities.float() * mask[:, None, None])
 
 
 def attended(probabilities: Tensor, mask: Tensor) -> Tensor:

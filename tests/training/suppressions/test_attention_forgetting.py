@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -82,10 +84,23 @@ def test_one_norm_over_all_by_hand():
     (1.2 is no probability, but makes the root a plain number)."""
     mask = torch.tensor([[0.0, 0.0, 1.0]])
     maps = [torch.tensor([[[[0.5, 0.2, 0.3]]]]), torch.tensor([[[[0.6, 0.0, 0.4], [0.1, 0.1, 1.2]]]])]
-    squares = [attention_forgetting.total(one, mask) for one in maps]
-    assert torch.stack(squares).sum().sqrt().item() == pytest.approx(1.3)
+    norms = [attention_forgetting.total(one, mask) for one in maps]
+    assert torch.stack(norms).norm().item() == pytest.approx(1.3)
     mean = torch.stack([attention_forgetting.attended(one, mask) for one in maps]).mean()
     assert mean.item() == pytest.approx((0.09 + (0.16 + 1.44) / 2) / 2)
+
+
+@pytest.mark.parametrize("norm", ["all", "mean"])
+def test_captions_without_the_concept_give_no_gradient_and_no_nan(setting, norm):
+    teacher, student, batch = setting
+    nothing = dataclasses.replace(batch, mask=torch.zeros_like(batch.mask))
+    options = {"end_token": False, "padding": False, "norm": norm}
+    student.requires_grad_(True)
+    loss = attention_forgetting.loss(student, teacher, nothing, options, Budget())
+    loss.backward()
+    given = [p.grad for p in student.parameters() if p.grad is not None]
+    assert loss == 0 and given and all(not grad.any() for grad in given)
+    student.zero_grad(set_to_none=True)
 
 
 def test_the_released_norm_is_the_root_of_all_squares_and_leads_elsewhere(setting):
