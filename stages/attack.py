@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> None:
     from lethe.training import loop
 
     victim = victims.prepare(
-        args.base, args.revision, folders, args.resolution, device, concepts, rows, Settings(**sample)
+        args.base, args.revision, folders, args.resolution, device, concepts, rows, Settings(**sample), skip
     )
     keeping, budget = loop.Keeping(args.state or Path("state") / mine, mine, args.checkpoint_seconds), Budget()
     found = registry.get("attacks", name).attack(victim, values, args.seed, keeping, budget)

@@ -44,13 +44,14 @@ def main(words: Sequence[str] | None = None) -> None:
     values = cli.section_values(args, "encode")
     options = {"resolution": args.resolution, "flip": values["flip"], "prompt": args.prompt, "anchor": args.anchor}
     check_anchor(args.prompt, args.anchor)
+    subset = cli.subset(args)
     pipelines.check_base(args.base, args.revision)
     pipelines.check_resolution(args.base, args.resolution)
     parents = {"base": of_model(args.base, args.revision), "pictures": of_pictures(args.pictures, args.make)}
     mine = recipe("encode", VERSION, options, parents)
     if settled(args.out, mine, args.dry_run):
         return
-    found = pictures.read(args.pictures, args.prompt, subset=cli.switch(args, "pictures", "subset"))
+    found = pictures.read(args.pictures, args.prompt, subset=subset)
     if found.missing:
         print(found.missing_line(), file=sys.stderr)
     anchors = None if args.anchor is None else found.without(args.prompt, args.anchor)

@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     evaluation.check_flags(args)
     values, concepts = cli.section_values(args, "score"), evaluation.read_concepts(args)
     paths = evaluation.prompt_files(args.prompts, concepts)
-    skip, subset = cli.switch(args, "prompts", "skip_empty"), cli.switch(args, "pictures", "subset")
+    skip, subset = cli.switch(args, "prompts", "skip_empty"), cli.subset(args)
     sets, erased = read_sets(paths, skip), evaluation.erased(args.erased, paths, concepts)
     lost: dict[str, dict[str, int]] = {"without_prompt": left_out(paths) if skip else {}}
     judges.check(values)
@@ -56,7 +56,8 @@ def main(words: Sequence[str] | None = None) -> None:
     for line in absent.warnings(lacking):
         print(line, flush=True)
     reference, real = evaluation.references(args.reference, args.eval_pictures)
-    told = statistics.read(real, usable["features"]) if real and statistics.is_one(real) else None
+    flag = "--eval-pictures" if args.eval_pictures else "--reference"
+    told = statistics.read(real, usable["features"], flag) if real and statistics.is_one(real) else None
     real, files = (None, {"eval_pictures": told.path}) if told else (real, {})
     folders = {"eval_pictures": real} if real else {}
     folders |= {f"pictures:{name}": Path(own["pictures"]) for name, own in concepts.items() if own["pictures"]}
@@ -171,7 +172,8 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="metrics folder of the distilled model; or real pictures, or clean-fid's .npz of them",
     )
-    parser.add_argument("--eval-pictures", type=Path, help="real pictures for FID, KID and CMMD, if not --reference")
+    about = "real pictures for FID, KID and CMMD, or clean-fid's .npz of them, if not --reference"
+    parser.add_argument("--eval-pictures", type=Path, help=about)
     parser.add_argument("--originals", type=Path, help="samples folder of the dense base, same prompts and seeds")
     parser.add_argument("--make", help="command that makes the picture folders: they count by it, not by content")
     parser.add_argument(

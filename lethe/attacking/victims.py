@@ -45,6 +45,7 @@ class Victim:
     settings: section `sample`
     originals: {(name, case_number): latent [C, h, w] float32 on `device`}, the VAE's mean, scaled, of what the dense
         base draws for that row; empty unless NEEDS names originals
+    skip_empty: whether rows without a prompt are left out of files that an attack reads
     """
 
     base: SimpleNamespace
@@ -57,6 +58,7 @@ class Victim:
     originals: Mapping[Key, torch.Tensor]
     device: torch.device
     pruning: Mapping = field(default_factory=dict)
+    skip_empty: bool = False
 
     def pictures(self) -> Iterable[tuple[str, Prompt]]:
         """Every picture to draw: name of its concept and row, in a fixed order."""
@@ -95,6 +97,7 @@ def prepare(
     concepts: Mapping[str, Mapping[str, str]],
     rows: Mapping[str, list[Prompt]],
     settings: Settings,
+    skip_empty: bool = False,
 ) -> Victim:
     """Loads the victim.
 
@@ -120,6 +123,7 @@ def prepare(
         originals=originals(folders["originals"], rows, parts, device) if "originals" in folders else {},
         device=device,
         pruning=unets.read_layers(folders["model"]) if "model" in folders else {},
+        skip_empty=skip_empty,
     )
 
 

@@ -24,8 +24,9 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
     options, each, values = dict(params["attacks"]["tried"][label]), params["attacks"]["prompts"], params["sample"]
     plugin, wanted = options.pop("attack"), tried.needs(params, label)
     prompts = {member: given.prompts[member] for member in concepts}
+    skip = bool(given.skip_flags)
     for path in () if given.rough else prompts.values():
-        chosen(read_prompts(Path(path), bool(given.skip_flags)), each, f"attacks.prompts: {path}")
+        chosen(read_prompts(Path(path), skip), each, f"attacks.prompts: {path}")
     read = {"originals": sample(given.origin, None)} if "originals" in wanted else {}
     read |= {"data": encoded.encode(given, "finetune")} if "data" in wanted else {}
     pictures = encoded.of_set(given, name) if "concepts" in wanted else {}
@@ -45,7 +46,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
             **read,
             **encoded.parents(pictures),
             **{f"prompts:{member}": given.prompt_files[f"prompts:{member}"] for member in prompts},
-            **({} if given.rough else _files(plugin, options, list(concepts), f"attacks.tried.{label}")),
+            **({} if given.rough else _files(plugin, options, list(concepts), f"attacks.tried.{label}", skip)),
         },
         flags=[
             *given.sized_flags,
@@ -60,7 +61,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
     )
 
 
-def _files(plugin: str, options: dict, members: list[str], where: str) -> dict[str, str]:
+def _files(plugin: str, options: dict, members: list[str], where: str, skip_empty: bool) -> dict[str, str]:
     """Identities of the files that an option names for each concept, by role; only those of the set count."""
     option = registry.literal("attacks", plugin, "FILES", None)
     if option is None:
@@ -70,5 +71,5 @@ def _files(plugin: str, options: dict, members: list[str], where: str) -> dict[s
     if missing:
         raise UserError(f"{where}.{option}: none of {', '.join(missing)}; give each erased concept a CSV of prompts")
     for member in members:
-        at(f"{where}.{option}", read_prompts, found[member])
+        at(f"{where}.{option}", read_prompts, found[member], skip_empty)
     return {f"file:{member}": recipe.of_file(found[member]) for member in members}

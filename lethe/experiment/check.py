@@ -50,11 +50,16 @@ def report(file: Path, read_all: bool) -> tuple[str, list[str]]:
         problems, tables = [*problems, str(error)], {}
     lines = [f"{params['experiment']} ({file})", "", "What it names"]
     lines += aligned(_listed(found, read_all))
-    lines += _hashed(params) if read_all and not problems else []
+    base = next(item for item in found if item.key == "base.path")
+    lines += _hashed(params) if read_all and not base.problem else []
     lines += ["", *_jobs(tables, exact)]
     lines += ["", *_costs(params, tables, _counts(found))]
     if not exact and not problems:
-        lines += ["", f"{_size(unread)} are not hashed yet, so which results are done is not told; --hash reads them"]
+        held = ", nor is base.sha256 held against the files" if params["base"].get("sha256") else ""
+        lines += [
+            "",
+            f"{_size(unread)} are not hashed yet, so which results are done is not told{held}; --hash reads them",
+        ]
     lines += ["", "What stops the first job", *(f"  {line}" for line in problems)] if problems else []
     return "\n".join(lines), problems
 
@@ -84,12 +89,17 @@ def _listed(found: Iterable[Item], read_all: bool) -> list[list[str]]:
         count = f"{item.rows:,}" if item.rows is not None else ""
         told = item.note
         if item.files and not item.problem:
-            told = _identity(item.files) if read_all or not item.unread else f"{_size(item.unread)} not hashed"
+            own = _identity(item) if read_all or not item.unread else f"{_size(item.unread)} not hashed"
+            told = "; ".join(filter(None, (own, item.note)))
         rows.append([item.key, item.name, size, count, told])
     return rows
 
 
-def _identity(folder: Path) -> str:
+def _identity(item: Item) -> str:
+    """What counts in addresses."""
+    folder = Path(item.files or item.name)
+    if item.key.startswith("pictures.") or item.key.endswith(".pictures"):
+        return recipe.of_pictures(folder, None)
     return recipe.of_result(folder) if (folder / META).is_file() else recipe.of_folder(folder)
 
 

@@ -16,6 +16,7 @@ from lethe.params import recipe, variation
 from lethe.stage import cli
 from lethe.texts.prompts import read_prompts, read_sets
 from lethe.texts.wording import check_anchors
+from lethe.training.pictures import Pictures
 from lethe.training.pictures import read as read_pictures
 
 T = TypeVar("T")
@@ -173,20 +174,19 @@ def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict
     return absent.identities(score, lacking), lacking
 
 
-def check_pictures(section: Mapping, key: str, folder: str) -> int | None:
-    """Rows of a picture folder, each of which has its file; None for one that the command of section `pictures` makes.
+def check_pictures(section: Mapping, key: str, folder: str) -> Pictures:
+    """A picture folder that no command makes, looked over: each row has its file, or is counted (`subset`).
 
-    Raises UserError for a folder that is neither there nor will be made.
+    Raises UserError for a folder that is not there.
     """
-    if section["make"]:
-        return None
     if not Path(folder).is_dir():
         raise UserError(f"{key}: {folder}: no such folder, and pictures.make is null; add it, or give the command")
     prompt, subset = None if key == "pictures.finetune" else "", section.get("subset", False)
-    return len(at(key, read_pictures, folder, prompt, False, subset))
+    return at(key, read_pictures, Path(folder), prompt, False, subset)
 
 
 def _pictures(section: dict, key: str, folder: str) -> str:
     """Identity of a picture folder."""
-    check_pictures(section, key, folder)
+    if not section["make"]:
+        check_pictures(section, key, folder)
     return at(key, recipe.of_pictures, folder, section["make"])

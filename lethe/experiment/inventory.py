@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from lethe.experiment import absent, given, mirrors
@@ -12,7 +12,7 @@ from lethe.files.io import META
 from lethe.measuring import judges
 from lethe.models.pipelines import check_base, check_resolution
 from lethe.params import experts, recipe, registry
-from lethe.texts.prompts import read_prompts, read_sets
+from lethe.texts.prompts import empty_rows, read_prompts, read_sets
 from lethe.texts.wording import check_anchors
 
 COCO = "http://images.cocodataset.org/zips/{name}.zip beside annotations/ of annotations_trainval2017.zip"
@@ -55,9 +55,12 @@ def items(params: dict) -> list[Item]:
 
 
 def _tried(key: str, name: str, look: Callable[[], Item], how: str = "") -> Item:
-    """What a look gives; its UserError is the item's problem, the key in front and what to do behind."""
+    """What a look gives, its files' sizes looked up; a UserError is the item's problem, the key in front and what to do
+    behind."""
     try:
-        return look()
+        item = look()
+        _ = item.sizes
+        return item
     except UserError as error:
         told = str(error).removeprefix(f"{key}: ")
         return Item(key, name, problem=f"{key}: {told}{f'; {how}' if how else ''}")
@@ -91,7 +94,9 @@ def _pictures(params: dict) -> Iterator[Item]:
         else:
 
             def look(key: str = key, folder: str = folder) -> Item:
-                return Item(key, folder, Path(folder), given.check_pictures(own, key, folder))
+                found = given.check_pictures(own, key, folder)
+                note = f"{found.missing:,} more of its list have no picture, left out" if found.missing else ""
+                return Item(key, folder, Path(folder), len(found), note)
 
             name = Path(folder).name
             how = COCO.format(name=name) if name in ("train2017", "val2017") else HOW.get(key.partition(".")[0], "")
@@ -99,11 +104,14 @@ def _pictures(params: dict) -> Iterator[Item]:
 
 
 def _prompts(params: dict) -> Iterator[Item]:
+    skip = params["prompts"].get("skip_empty", False)
     for name, path in given.prompt_sets(params).items():
 
         def look(key: str = given.prompt_key(name, params), path: str = path) -> Item:
-            rows = read_prompts(path, params["prompts"].get("skip_empty", False))
-            return Item(key, path, rows=len(rows), note=recipe.of_file(Path(path)))
+            rows = read_prompts(path, skip)
+            empty = empty_rows(path) if skip else 0
+            note = f"; {empty:,} more have no prompt, left out" if empty else ""
+            return Item(key, path, rows=len(rows), note=recipe.of_file(Path(path)) + note)
 
         how = "" if Path(path).is_file() else HOW["prompts"].format(path=path)
         yield _tried(given.prompt_key(name, params), path, look, how)
@@ -145,8 +153,11 @@ def _networks(params: dict) -> Iterator[Item]:
         folder = Path(name.removeprefix("local-dir:"))
         there = folder.is_dir() and key not in lacking
         note = f"not there, so not measured: {absent.NETWORKS[key].metrics}; {absent.NETWORKS[key].where}"
-        note = note if key in lacking else "" if there else "fetched when it is first needed, unless it is kept already"
-        yield Item(f"score.{key}", name, folder if there else None, note=note)
+        known = there or (
+            key == "judges.unsafe" and name == judges.NUDENET
+        )  # nudenet is set up, never fetched by a job
+        note = note if key in lacking else "" if known else "fetched when it is first needed, unless it is kept already"
+        yield _tried(f"score.{key}", name, partial(Item, f"score.{key}", name, folder if there else None, note=note))
 
 
 def _rest(params: dict, found: list[Item]) -> Iterator[Item]:
@@ -155,11 +166,11 @@ def _rest(params: dict, found: list[Item]) -> Iterator[Item]:
         check_anchors(params["concepts"])
     except UserError as error:
         yield Item("concepts", "", problem=str(error))
-    if not any(
-        item.problem for item in found if item.key == "score" or item.key.endswith(("prompts", "retain", "eval"))
-    ):
-        sets = read_sets({name: Path(path) for name, path in given.prompt_sets(params).items()})
+    read = [item for item in found if item.key.startswith(("prompts.", "score")) or item.key.endswith(".prompts")]
+    if not any(item.problem for item in read):
         try:
+            skip = params["prompts"].get("skip_empty", False)
+            sets = read_sets({name: Path(path) for name, path in given.prompt_sets(params).items()}, skip)
             judges.check_truth(absent.split(params["score"])[0]["judges"], params["concepts"], sets)
         except UserError as error:
             yield Item("score.judges", "", problem=str(error))

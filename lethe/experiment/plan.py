@@ -100,7 +100,8 @@ def build(params: dict) -> Plan:
 
 
 def of_given(given: Given) -> Plan:
-    """The plan of an experiment that was looked over, or is to be counted only (`given.roughly`)."""
+    """The plan of an experiment that was looked over. Of a rough one (`given.roughly`) nodes can be counted, but their
+    addresses are of paths in the place of contents."""
     nodes: dict[str, Node] = {}
     params, rows = given.params, []
     for run in runs(given):

@@ -14,11 +14,12 @@ import yaml
 
 from lethe.experiment.graph import Node
 from lethe.files.io import read_json
+from lethe.params import registry
 
 BENCH = Path("reports/bench")
 SIZES = Path(__file__).parents[1] / "bench" / "sizes.yaml"
 FORM = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "attention_head_dim")
-OURS = "ours"  # the row of a bench that is the stage as it stands
+OURS = "ours"  # rows of a bench that are the stage as it stands: this name, or ours_BUDGET
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def measured(base: Mapping, folder: Path = BENCH) -> list[Rates]:
         size = known.get(told.get("size")) if isinstance(told, Mapping) else None
         if not size or not _fits(base, size):
             continue
-        rows = [row for row in told["rows"] if row["name"] == OURS and "ms" in row]
+        rows = [row for row in told["rows"] if row["name"].partition("_")[0] == OURS and "ms" in row]
         found.append(Rates(told["device"], file, {(row["kind"], row["settings"]["budget"]): row for row in rows}))
     return found
 
@@ -68,10 +69,10 @@ def seconds(node: Node, rates: Rates, counts: Mapping[str, int]) -> float | None
     own = node.options
     match node.stage:
         case "distill" | "bilevel":
-            row = rates.rows.get((node.stage, _budget(node) or 0.0))
+            row = _row(node, rates)
             return own["steps"] * row["ms"] / 1000 if row and _trains_so(node.stage, own, row) else None
         case "sample":
-            row, pictures = rates.rows.get(("sample", _budget(node) or 0.0)), _pictures(node, counts)
+            row, pictures = _row(node, rates), _pictures(node, counts)
             return pictures / row["pictures"] * row["ms"] / 1000 if row and pictures and _draws_so(own, row) else None
         case "encode":
             rows = [row for (kind, _), row in rates.rows.items() if kind == "encode"]
@@ -97,14 +98,21 @@ def _draws_so(own: Mapping, row: Mapping) -> bool:
     return same and own["sampler"] == "ddim" and own["precision"] == row["settings"]["precision"]
 
 
+def _row(node: Node, rates: Rates) -> Mapping | None:
+    """The measured row of a job's stage and budget."""
+    budget = _budget(node)
+    return None if budget is None else rates.rows.get((node.stage, budget))
+
+
 def _budget(node: Node) -> float | None:
-    """What share of the MACs the U-Net of a job keeps; None for the dense one and for what steers its sampling."""
+    """What share of the MACs the U-Net of a job keeps, 0 for the dense one; None for what steers its sampling, which
+    takes more than the U-Net alone."""
     if node.stage == "prune":
         return node.options["budget"]
-    if node.stage == "erase" and node.options["eraser"] in ("sld", "safree"):
+    if node.stage == "erase" and registry.guides(node.options["eraser"]):
         return None
     parent = node.results.get("pruned") or node.results.get("model")
-    return _budget(parent) if parent else None
+    return _budget(parent) if parent else 0.0
 
 
 def _pictures(node: Node, counts: Mapping[str, int]) -> int | None:

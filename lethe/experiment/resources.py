@@ -10,10 +10,9 @@ RULE = re.compile(r"^ *rule (\w+):\n(.*?)(?=^ *rule \w+:|\Z)", re.DOTALL | re.MU
 
 @dataclass(frozen=True)
 class Resources:
-    """GPUs, CPU cores, memory in MB and the time limit in minutes; None where a rule says nothing."""
+    """GPUs, memory in MB and the time limit in minutes; None where a rule says nothing."""
 
     gpu: int
-    threads: int | None
     mem_mb: int | None
     minutes: int | None
 
@@ -23,8 +22,7 @@ def of_rules() -> dict[str, Resources]:
     found = {}
     for file in sorted(RULES.glob("*.smk")):
         for name, body in RULE.findall(file.read_text(encoding="utf-8")):
-            threads, mem_mb, minutes = (_number(body, key) for key in (r"threads: *", "mem_mb=", "runtime="))
-            found[name] = Resources(int("gpu=" in body), threads, mem_mb, minutes)
+            found[name] = Resources(int("gpu=" in body), _number(body, "mem_mb="), _number(body, "runtime="))
     return found
 
 

@@ -11,6 +11,7 @@ LORA = (
     "pytorch_lora_weights.safetensors",
     "pytorch_lora_weights.bin",
 )
+RESULT = "meta.json"  # a finished result of ours
 MERGE = "load it into its base, fuse it (load_lora_weights, fuse_lora) and save_pretrained that"
 WHOLE = "load it into its pipeline (from_single_file) and save_pretrained that"
 
@@ -25,7 +26,7 @@ def told(path: Path | str) -> str | None:
         if path.name in LORA or _is_lora(path):
             return f"a LoRA, which is no model by itself: {MERGE}"
         return f"a file of weights; give a folder: {WHOLE}" if path.suffix in SINGLE else None
-    if not path.is_dir() or (path / "model_index.json").is_file():
+    if not path.is_dir() or (path / "model_index.json").is_file() or (path / RESULT).is_file():
         return None
     if (path / "snapshots").is_dir():
         return f"a hub's cache of {path.name.removeprefix('models--').replace('--', '/')}; give {_snapshot(path)}"

@@ -155,14 +155,14 @@ def references(reference: Path | None, eval_pictures: Path | None) -> tuple[Path
         return None, eval_pictures
     if (reference / io.META).is_file() and io.read_meta(reference).get("stage") == "score":
         return reference, eval_pictures
-    if statistics.is_one(reference) and not eval_pictures:
-        return None, reference
-    if not reference.is_dir():
+    real = statistics.is_one(reference)
+    if not (real or reference.is_dir()):
         link = kinds.dangling(reference)
         told = link or "no finished result, nor a folder of pictures; make or correct it"
         raise UserError(f"--reference: {reference}: {told}")
     if eval_pictures:
-        raise UserError(f"--reference: {reference} holds no scores; beside --eval-pictures give a metrics folder")
+        what = "is of real pictures, as --eval-pictures" if real else "holds no scores"
+        raise UserError(f"--reference: {reference} {what}; beside --eval-pictures give a metrics folder")
     return None, reference
 
 

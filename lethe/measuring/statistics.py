@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,13 @@ def mode(path: Path) -> str | None:
     return found[1] if found else None
 
 
-def read(path: Path, features: str | None) -> Statistics:
-    """The statistics in a file, to be held against features of section score (`score.features`).
+def read(path: Path, features: str | None, flag: str = "--reference") -> Statistics:
+    """The statistics in a file that a flag names, to be held against features of section score (`score.features`).
 
     Raises UserError for features that are none of Inception's, for a file of another mode or network by its name, for
     clean-fid's features of KID, and for one that does not hold mean and covariance of as many finite numbers.
     """
-    where, known = f"--reference: {path}", " or ".join(inception.MODES)
+    where, known = f"{flag}: {path}", " or ".join(inception.MODES)
     if not path.is_file():
         raise UserError(f"{where}: no such file")
     if features is not None and features not in inception.MODES:
@@ -87,15 +88,17 @@ def _arrays(where: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         with np.load(path, allow_pickle=False) as found:
-            held: Mapping[str, np.ndarray] = {key: found[key] for key in ("mu", "sigma") if key in found}
+            held: Mapping[str, np.ndarray] = {
+                key: np.asarray(found[key], np.float64) for key in ("mu", "sigma") if key in found
+            }
             names = ", ".join(found.files)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise UserError(
             f"{where}: not a readable .npz ({' '.join(str(error).split())[:100]}); fetch it again"
         ) from None
     if len(held) < 2:
         raise UserError(f"{where}: holds {names or 'nothing'}; wanted: mu, sigma (clean-fid's statistics for FID)")
-    mean, covariance = (np.asarray(held[key], np.float64) for key in ("mu", "sigma"))
+    mean, covariance = held["mu"], held["sigma"]
     width = inception.WIDTH
     if mean.shape != (width,) or covariance.shape != (width, width):
         shapes = f"mu {list(mean.shape)}, sigma {list(covariance.shape)}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lethe.files import kinds
 from lethe.files.errors import UserError
-from lethe.files.io import META, checked, read_json, write_json, write_text
+from lethe.files.io import META, checked, read_json, read_meta, write_json, write_text
 from lethe.models.headers import WEIGHTS, check_safetensors, weight_files
 from lethe.models.pipelines import PIPELINE
 from lethe.models.whole import check_finite, check_keys
@@ -40,6 +40,9 @@ def check_unet(folder: Path, base: str) -> None:
     place = unet_folder(folder)
     if not place.is_dir() and (what := kinds.told(folder)):
         raise UserError(f"{folder}: {what}")
+    if not place.is_dir() and (Path(folder) / META).is_file():
+        stage = read_meta(folder).get("stage")
+        raise UserError(f"{folder}: a result of stage {stage}, which holds no U-Net; give a weights folder")
     if not place.is_dir():
         raise UserError(f"{folder}: no folder unet there; give a weights folder, or one that a U-Net was saved in")
     config = read_json(place / "config.json")

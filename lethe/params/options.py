@@ -32,6 +32,12 @@ def check_rounds(distill: dict, bilevel: dict) -> None:
             raise UserError(f"bilevel.{key}: {told}; set it to at most that")
 
 
+def check_subset(make: str | None, subset: bool, where: str) -> None:
+    """Raises UserError for a part of pictures that a command makes: they count by the command alone, whatever lacks."""
+    if make and subset:
+        raise UserError(f"{where}: pictures that a command makes count by the command, so none may lack; leave one out")
+
+
 def validate(given: Mapping) -> dict:
     """The whole experiment, with defaults for what is not given. Raises UserError for a wrong type, value, plug-in, or
     name that one section uses of another."""
@@ -39,6 +45,7 @@ def validate(given: Mapping) -> dict:
     check(values, schema(), "", given)
     values = completed(values)
     check_losses(values["distill"])
+    check_subset(values["pictures"]["make"], values["pictures"].get("subset", False), "pictures: make and subset")
     for section in CHOICES:
         rules = section_schema(section, *plugins_of(section, values[section]))
         check(values[section], rules, section, given.get(section, {}))

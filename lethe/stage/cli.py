@@ -92,6 +92,13 @@ def add_subset(made: argparse.ArgumentParser) -> None:
     made.add_argument("--subset", action="store_true", help=about)
 
 
+def subset(args: argparse.Namespace) -> bool:
+    """That switch (`switch`). Raises UserError beside --make."""
+    found = switch(args, "pictures", "subset")
+    opts.check_subset(args.make, found, "--make and --subset (or pictures.subset)")
+    return found
+
+
 def add_training(made: argparse.ArgumentParser) -> None:
     """--seed, --state and --checkpoint-seconds."""
     made.add_argument("--seed", type=_seed, default=0, help="training seed, from 0 (default: 0)")

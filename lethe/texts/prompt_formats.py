@@ -307,8 +307,9 @@ def main() -> None:
     if args.seeds is not None and not 0 <= args.seeds <= LARGEST_SEED:
         raise UserError(f"--seeds: {args.seeds} is not a whole number from 0 to 2^63 - 1")
     for path in args.file:
-        if args.out.exists() and path.exists() and args.out.samefile(path):
-            raise UserError(f"--out: {args.out} is the list itself; give another name")
+        for written in (args.out, args.out.with_suffix(".json")):
+            if written.exists() and path.exists() and written.samefile(path):
+                raise UserError(f"--out: {written}, which would be written, is the list itself; give another name")
     own = (args.format, args.seeds, args.only, args.quotes, args.caption, args.category)
     lists = [convert(path, *own) for path in args.file]
     found = joined(lists)

@@ -100,12 +100,14 @@ def contents(folder: Path, subset: bool = False) -> str:
 def _coco(folder: Path, source: Path, prompt: str | None, subset: bool) -> Pictures:
     found = read_json(source)
     files: dict[int, str] = {}
-    first: dict[str, int] = {}
+    first: set[str] = set()
     try:
         for image in found["images"]:
             number, name = int(image["id"]), str(Path(image["file_name"]))
-            if files.setdefault(number, name) != name or first.setdefault(name, number) != number:
+            if number in files or name in first:
                 raise UserError(f"{source} image {number}: {name}: its id or file stands there twice; keep one")
+            files[number] = name
+            first.add(name)
         captions: dict[int, str] = {}
         for note in sorted(found["annotations"], key=lambda note: note["id"]):
             captions.setdefault(int(note["image_id"]), " ".join(_caption(source, note).split()))

@@ -1,7 +1,8 @@
 """The paper's released upper sets (columns image, caption, style) as imagefolders, one a style.
 
-Pictures are written as their bytes are, captions as they are; a set without styles becomes one folder. Parquet is read
-with pyarrow, which lethe needs nowhere else and does not bring: `pip install pyarrow`.
+Pictures are written as their bytes are, captions with one space for any blanks and line ends; a set without styles
+becomes one folder. Parquet is read with pyarrow, which lethe needs nowhere else and does not bring: `pip install
+pyarrow`.
 
     hf download --repo-type dataset rezashkv/controlled_distillation --local-dir data/paper/controlled_distillation
     python -m lethe.training.upper_set data/paper/controlled_distillation --out data/paper/upper
@@ -42,13 +43,15 @@ def rows(folder: Path) -> Iterator[Mapping]:
     for file in files:
         try:
             table = parquet.ParquetFile(file)
+            columns = table.schema_arrow.names
+            if missing := [name for name in ("image", "caption") if name not in columns]:
+                raise UserError(f"{file}: no column {', '.join(missing)}; found {', '.join(columns)}")
+            for batch in table.iter_batches(64):
+                yield from batch.to_pylist()
         except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
-            raise UserError(f"{file}: no parquet file ({str(error).splitlines()[0]}); fetch it again") from None
-        columns = table.schema_arrow.names
-        if missing := [name for name in ("image", "caption") if name not in columns]:
-            raise UserError(f"{file}: no column {', '.join(missing)}; found {', '.join(columns)}")
-        for batch in table.iter_batches(64):
-            yield from batch.to_pylist()
+            raise UserError(
+                f"{file}: no parquet file, or a damaged one ({str(error).splitlines()[0]}); fetch it again"
+            ) from None
 
 
 def by_style(found: Iterable[Mapping], name: str | None) -> dict[str, list[tuple[str, bytes, str]]]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lethe.experiment import check, inventory, plan, rates, resources
 from lethe.experiment.given import roughly
 from lethe.files.errors import UserError
 from lethe.files.io import sha256
-from lethe.params import options
+from lethe.params import options, recipe
 from tests import experiments
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,50 @@ def test_the_command_ends_with_1_and_no_traceback(root, params):
         assert "Traceback" not in done.stderr
 
 
+def test_rows_without_a_prompt_are_told_and_labels_still_looked_at(params, root):
+    path = root / "prompts/atelier/retain.csv"
+    text = path.read_text()
+    path.write_text(text + "77,,5,nobody,boat\n78,a boat,5,nobody,boat\n")
+    params["prompts"]["skip_empty"] = True
+    params["pictures"] = {"make": None, "finetune": "pictures", "eval": "nowhere"}  # stops no look at labels
+    try:
+        found = {item.key: item for item in inventory.items(params)}
+    finally:
+        path.write_text(text)
+    assert found["prompts.retain"].note.endswith("; 1 more have no prompt, left out")
+    assert "nobody not among the labels" in found["score.judges"].problem
+    assert "nowhere" in found["pictures.eval"].problem
+
+
+def test_a_broken_link_in_a_folder_is_a_line_among_the_others(params, root):
+    params["pictures"] = {"make": None, "finetune": "pictures", "eval": "pictures"}
+    folders = [root / "pictures", root / params["score"]["judges"]["style"]]
+    for folder in folders:
+        (folder / "gone.bin").symlink_to("nowhere")
+    try:
+        found = {item.key: item for item in inventory.items(params)}
+    finally:
+        for folder in folders:
+            (folder / "gone.bin").unlink()
+    for key in ("pictures.finetune", "score.judges.style"):
+        assert "gone.bin" in found[key].problem and found[key].problem.startswith(key)
+    assert found["prompts.eval"].problem is None
+
+
+def test_the_hash_of_pictures_is_that_of_addresses_and_what_lacks_is_counted(params, root):
+    params["pictures"] = {"make": None, "finetune": "pictures", "eval": "part", "subset": True}
+    for concept in params["concepts"].values():
+        concept["pictures"] = "pictures"
+    shutil.copytree(root / "pictures", root / "part")
+    (root / "part/05.png").unlink()
+    params["prompts"]["retain"] = "prompts/no.csv"
+    (root / "part.yaml").write_text(yaml.safe_dump(params))
+    text, problems = check.report(Path("part.yaml"), True)
+    (line,) = (line for line in text.splitlines() if line.split()[:1] == ["pictures.eval"])
+    assert line.endswith(f"{recipe.of_pictures(root / 'part', None)}; 1 more of its list have no picture, left out")
+    assert len(problems) == 1 and "As base.sha256 may have it" in text
+
+
 def test_large_folders_are_hashed_only_when_that_is_asked(params, root, monkeypatch):
     experiments.save(root, params)
     monkeypatch.setattr(check, "SMALL", -1)
@@ -151,6 +196,23 @@ def test_hours_are_steps_times_the_measured_step(paper):
     }
 
 
+def test_another_budgets_row_has_its_name_and_what_steers_sampling_is_not_measured(paper, tmp_path):
+    other = {"settings": {"budget": 0.55, "precision": "bfloat16"}, "name": "ours_0.55"}
+    dense = {"settings": {"budget": 0.0, "precision": "bfloat16"}}
+    rows = [row("distill", 100.0, batch=16) | other, row("sample", 1.0, pictures=8, steps=50) | dense]
+    shutil.rmtree(tmp_path / "reports/bench")
+    bench(tmp_path / "reports/bench", rows)
+    (own,) = rates.measured(paper["base"])
+    assert ("distill", 0.55) in own.rows
+    node = next(node for node in plan.of_given(roughly(paper)).nodes.values() if node.stage == "erase")
+    for eraser, budget in (("sld", None), ("safree", None), ("esd", 0.8)):
+        assert rates._budget(replace(node, options={**node.options, "eraser": eraser})) == budget
+    drawn = next(n for n in plan.of_given(roughly(paper)).nodes.values() if n.stage == "sample" and n.arm == "esd")
+    parents = {**drawn.parents, "model": replace(node, options={**node.options, "eraser": "sld"})}
+    counts = dict.fromkeys(("prompts/paper/nudity.csv", "prompts/paper/retain.csv", "prompts/paper/eval.csv"), 8)
+    assert rates.seconds(replace(drawn, parents=parents), own, counts) is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -174,7 +236,7 @@ def test_another_base_or_resolution_has_no_rates(paper):
 def test_what_jobs_ask_for_is_what_the_rules_say():
     found = resources.of_rules()
     assert {"encode", "prune", "distill", "bilevel", "erase", "sample", "score", "attack"} <= found.keys()
-    assert found["distill"] == resources.Resources(1, 4, 48000, 2880)
+    assert found["distill"] == resources.Resources(1, 48000, 2880)
     assert found["report"].gpu == 0 and found["report"].minutes == 30
 
 

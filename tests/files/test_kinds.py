@@ -63,6 +63,14 @@ def test_it_is_called_what_it_is(things, name, words):
         assert str(caught.value).startswith(f"{things / name}: {wanted}")
 
 
+def test_a_result_without_a_u_net_is_called_by_its_stage(tmp_path):
+    (tmp_path / "latents.safetensors").write_bytes(header("latents"))
+    (tmp_path / "meta.json").write_text('{"stage": "encode", "recipe": "0"}')
+    assert kinds.told(tmp_path) is None
+    with pytest.raises(UserError, match="a result of stage encode, which holds no U-Net"):
+        unets.check_unet(tmp_path, "org/base")
+
+
 def test_what_is_no_such_thing_is_not_named(things, tiny_base):
     for path in (things / "plain", things / "nowhere", things / "plain/readme.txt", tiny_base, tiny_base / "unet"):
         assert kinds.told(path) is None

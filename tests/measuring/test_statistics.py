@@ -1,6 +1,7 @@
 """Statistics in the place of real pictures: FID by the same formula, all else not run, and files that do not fit."""
 
 import dataclasses
+import zipfile
 
 import numpy as np
 import pytest
@@ -130,6 +131,7 @@ def test_a_file_of_another_mode_is_refused(narrow, tmp_path, name, features, wor
         ({"mu": np.zeros(4), "sigma": np.triu(np.ones((4, 4)))}, "sigma is no covariance"),
         ({"mu": np.zeros(4), "sigma": -np.eye(4)}, "sigma is no covariance"),
         ({"mu": np.array([None] * 4), "sigma": np.eye(4)}, "not a readable .npz"),
+        ({"mu": np.array(["a"] * 4), "sigma": np.eye(4)}, "not a readable .npz"),
         (None, "not a readable .npz"),
     ],
 )
@@ -141,9 +143,27 @@ def test_a_file_that_holds_something_else_is_refused(narrow, tmp_path, arrays, w
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_file_of_another_kind_or_a_damaged_one_is_refused_by_its_flag(narrow, tmp_path):
+    path = tmp_path / "mine.npz"
+    with open(path, "wb") as file:
+        np.save(file, np.eye(4))
+    with pytest.raises(UserError, match=r"^--eval-pictures: \S+mine\.npz: not a readable \.npz"):
+        statistics.read(path, MODE, "--eval-pictures")
+    np.savez_compressed(path, mu=np.zeros(4), sigma=np.eye(4))
+    with zipfile.ZipFile(path) as held:
+        start = held.getinfo("mu.npy").header_offset
+    content = bytearray(path.read_bytes())
+    begin = start + 30 + int.from_bytes(content[start + 26 : start + 28], "little")
+    begin += int.from_bytes(content[start + 28 : start + 30], "little")
+    content[begin : begin + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable"):
+        statistics.read(path, MODE)
+
+
 def test_a_reference_may_be_such_a_file(tmp_path):
     path = tmp_path / "mine.npz"
     path.touch()
     assert evaluation.references(path, None) == (None, path)
-    with pytest.raises(UserError, match="no finished result, nor a folder of pictures"):
+    with pytest.raises(UserError, match=r"mine\.npz is of real pictures, as --eval-pictures; beside"):
         evaluation.references(path, tmp_path)

@@ -214,6 +214,14 @@ def test_wrong_arguments_end_with_one_line(tmp_path, args):
     assert path.read_bytes() == LINES
 
 
+def test_the_json_file_beside_the_csv_is_never_the_list_itself(tmp_path):
+    path = written(tmp_path, json.dumps(COCO).encode(), "captions.json")
+    before = path.read_bytes()
+    done = called(tmp_path, "captions.json", "--out", "captions.csv")
+    assert done.returncode == 2 and "captions.json, which would be written, is the list itself" in done.stderr
+    assert path.read_bytes() == before and not (tmp_path / "captions.csv").exists()
+
+
 COCO = {
     "images": [{"id": 30}, {"id": 7}, {"id": 9}],
     "annotations": [

@@ -308,6 +308,7 @@ def test_a_part_of_an_imagefolder_is_counted_too(folder):
         (lambda c: c["images"][0].update(file_name="/tmp/x.jpg"), "leads out of"),
         (lambda c: c["images"][1].update(file_name="000000000009.jpg"), "image 139: .* stands there twice"),
         (lambda c: c["images"][1].update(id=9), "image 9: .* stands there twice"),
+        (lambda c: c["images"].append(c["images"][0]), "image 9: .* stands there twice"),
     ],
 )
 @pytest.mark.parametrize("subset", [False, True])

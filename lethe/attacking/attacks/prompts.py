@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from lethe.attacking.victims import Attacked, Victim
 from lethe.files.errors import UserError
 from lethe.stage.record import Budget
-from lethe.texts.prompts import read_prompts
+from lethe.texts.prompts import left_out, read_prompts
 from lethe.texts.rows import Prompt
 from lethe.training.loop import Keeping
 
@@ -34,13 +34,15 @@ def attack(victim: Victim, options: Mapping, seed: int, keeping: Keeping | None,
         raise UserError(f"files: none of {', '.join(missing)}: give the attack prompts a CSV for each erased concept")
     asked: dict[tuple[str, int], str] = {}
     for name, rows in victim.rows.items():
-        asked |= {(name, number): text for number, text in matched(rows, options["files"][name]).items()}
-    return Attacked(asked=asked, about={"provenance": options["provenance"]})
+        found = matched(rows, options["files"][name], victim.skip_empty)
+        asked |= {(name, number): text for number, text in found.items()}
+    lost = left_out({f"file:{name}": options["files"][name] for name in victim.rows}) if victim.skip_empty else {}
+    return Attacked(asked, about={"provenance": options["provenance"]} | ({"without_prompt": lost} if lost else {}))
 
 
-def matched(rows: list[Prompt], path: str) -> dict[int, str]:
-    """case_number of each row -> its text in the file."""
-    found = read_prompts(path)
+def matched(rows: list[Prompt], path: str, skip_empty: bool = False) -> dict[int, str]:
+    """case_number of each row -> its text in the file; `skip_empty`: rows of the file without a prompt are none."""
+    found = read_prompts(path, skip_empty)
     by_number = {row.case_number: row.prompt for row in found}
     if all(row.case_number in by_number for row in rows):
         return {row.case_number: by_number[row.case_number] for row in rows}

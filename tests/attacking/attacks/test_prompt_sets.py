@@ -31,6 +31,16 @@ def test_rows_meet_by_case_number_where_the_file_has_them_all(tiny_base, tmp_pat
     assert found.unet is None and not found.starts and not found.states
 
 
+def test_rows_without_a_prompt_are_left_out_and_counted_where_that_is_asked_for(tiny_base, tmp_path):
+    files = dict.fromkeys(("monet", "picasso"), write(tmp_path / "a.csv", ["one", "", "two", "three"], 50))
+    options = {"files": files, "provenance": "a test"}
+    with pytest.raises(UserError, match="column prompt: empty"):
+        prompts.attack(victim(tiny_base), options, 0, None, Budget())
+    found = prompts.attack(victim(tiny_base, skip_empty=True), options, 0, None, Budget())
+    assert [found.asked["monet", number] for number in (0, 2, 5)] == ["one", "two", "three"]
+    assert found.about["without_prompt"] == {"file:monet": 1, "file:picasso": 1}
+
+
 def test_a_file_for_another_concept_is_no_matter(tiny_base, tmp_path):
     path = write(tmp_path / "a.csv", ["one", "two", "three"])
     assert len(asked(tiny_base, monet=path, picasso=path, van_gogh="nowhere.csv").asked) == 6
