@@ -246,7 +246,7 @@ def test_links_that_lead_in_a_circle(tmp_path, ends, ready, tiny_pictures):
     words[3] = tmp_path / "other"
     (tmp_path / "round").symlink_to("round")
     code, line = ends("encode", [*words, tmp_path / "round"])
-    assert code == 2 and "round: no such picture folder" in line
+    assert code == 2 and "round: broken link" in line
     words[3] = tmp_path / "round"
     code, line = ends("encode", [*words, tiny_pictures])
     assert code == 2 and "round: is no folder; it would be replaced: give another --out, or move it away" in line
