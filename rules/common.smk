@@ -12,15 +12,13 @@ from lethe.files.errors import UserError
 from lethe.experiment.graph import arguments, made_marker
 from lethe.files.io import check_place
 from lethe.experiment.plan import build
+from lethe.experiment.tables import prefer_own_python
 
 
 report: "../reports/captions/workflow.rst"
 
 
-# Jobs say `python`: that of this Snakemake, whether or not its environment was activated.
-os.environ["PATH"] = os.pathsep.join(
-    [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
-)
+prefer_own_python()
 
 
 def get_params_file():

@@ -27,6 +27,11 @@ def environment() -> dict[str, str]:
     return os.environ | {key: os.pathsep.join(filter(None, [own, os.environ.get(key)])) for key, own in first.items()}
 
 
+def prefer_own_python() -> None:
+    """Jobs say `python`: from here on that is this one, whether or not its environment was activated."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
 def main() -> None:
     made = argparse.ArgumentParser(prog=cli.prog("lethe.experiment.tables"), description=__doc__.split("\n")[0])
     made.add_argument("params", type=Path, nargs="?", default=Path("params.yaml"), help="params file")
