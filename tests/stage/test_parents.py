@@ -25,7 +25,7 @@ def test_it_says_what_a_folder_is(drawn):
         with pytest.raises(UserError, match="drawn: a result of stage sample, and encoded pictures are wanted"):
             parents.check({role: drawn}, "owner/name")
     for role in ("model", "pruned", "teacher"):
-        with pytest.raises(UserError, match="drawn: no folder unet there"):
+        with pytest.raises(UserError, match="drawn: a result of stage sample, which holds no U-Net"):
             parents.check({role: drawn}, "owner/name")
     parents.check({"originals": drawn}, "owner/name")
 
