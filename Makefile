@@ -1,5 +1,5 @@
 # make tables     the default experiment, from set-up to reports/atelier/; EXPERIMENT=params/own.yaml makes another
-# make demo       then: a prompt to be forgotten and one to be kept, drawn by the main arms on one sheet; no training
+# make demo       a prompt to be forgotten and one to be kept, drawn by the main arms on one sheet; no training
 # make status     which arms of EXPERIMENT are done, running, failed or waiting, and what is stale
 # make test       all tests, on the CPU and without a network
 # make check      the inner loop: make lint and the tests of formulas, files and options

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lethe.experiment import encoded, tried
 from lethe.experiment.arms import UNERASED
-from lethe.experiment.given import Given, at
+from lethe.experiment.given import Given, at, skips_empty
 from lethe.experiment.graph import Node, folders, some
 from lethe.experiment.samples import sample
 from lethe.files.errors import UserError
@@ -24,7 +24,7 @@ def attack(given: Given, label: str, arm: str, weights: Node | None, name: str, 
     options, each, values = dict(params["attacks"]["tried"][label]), params["attacks"]["prompts"], params["sample"]
     plugin, wanted = options.pop("attack"), tried.needs(params, label)
     prompts = {member: given.prompts[member] for member in concepts}
-    skip = bool(given.skip_flags)
+    skip = skips_empty(params)
     for path in () if given.rough else prompts.values():
         chosen(read_prompts(Path(path), skip), each, f"attacks.prompts: {path}")
     read = {"originals": sample(given.origin, None)} if "originals" in wanted else {}

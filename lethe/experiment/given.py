@@ -61,7 +61,7 @@ class Given:
     @property
     def skip_flags(self) -> list[str]:
         """--skip-empty, if rows without a prompt are to be left out."""
-        return ["--skip-empty"] if self.params["prompts"].get("skip_empty") else []
+        return ["--skip-empty"] if skips_empty(self.params) else []
 
     @property
     def subset_flags(self) -> list[str]:
@@ -104,7 +104,7 @@ def look_over(params: dict) -> Given:
     check_anchors(params["concepts"])
     prompts = prompt_sets(params)
     for name, path in prompts.items():
-        at(prompt_key(name, params), read_prompts, path, params["prompts"].get("skip_empty", False))
+        at(prompt_key(name, params), read_prompts, path, skips_empty(params))
     prompt_files = {f"prompts:{name}": recipe.of_file(Path(path)) for name, path in prompts.items()}
     brought = {name: own["pictures"] for name, own in params["concepts"].items() if own["pictures"]}
     brought = {name: _pictures(pictures, f"concepts.{name}.pictures", folder) for name, folder in brought.items()}
@@ -158,6 +158,11 @@ def prompt_sets(params: dict) -> dict[str, str]:
     return found | {name: params["prompts"][name] for name in ("retain", "eval")}
 
 
+def skips_empty(params: dict) -> bool:
+    """Whether rows without a prompt are left out of prompt CSVs."""
+    return params["prompts"].get("skip_empty", False)
+
+
 def prompt_key(name: str, params: dict) -> str:
     """The params key of a set's CSV."""
     return f"concepts.{name}.prompts" if name in params["concepts"] else f"prompts.{name}"
@@ -168,8 +173,7 @@ def _judges(params: dict, prompts: dict[str, str]) -> tuple[dict[str, str], dict
     score = params["score"]
     judges.check(score)
     usable, lacking = absent.split(score)
-    skip = params["prompts"].get("skip_empty", False)
-    sets = read_sets({name: Path(path) for name, path in prompts.items()}, skip)
+    sets = read_sets({name: Path(path) for name, path in prompts.items()}, skips_empty(params))
     judges.check_truth(usable["judges"], params["concepts"], sets)
     return absent.identities(score, lacking), lacking
 

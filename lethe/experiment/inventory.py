@@ -104,7 +104,7 @@ def _pictures(params: dict) -> Iterator[Item]:
 
 
 def _prompts(params: dict) -> Iterator[Item]:
-    skip = params["prompts"].get("skip_empty", False)
+    skip = given.skips_empty(params)
     for name, path in given.prompt_sets(params).items():
 
         def look(key: str = given.prompt_key(name, params), path: str = path) -> Item:
@@ -153,9 +153,8 @@ def _networks(params: dict) -> Iterator[Item]:
         folder = Path(name.removeprefix("local-dir:"))
         there = folder.is_dir() and key not in lacking
         note = f"not there, so not measured: {absent.NETWORKS[key].metrics}; {absent.NETWORKS[key].where}"
-        known = there or (
-            key == "judges.unsafe" and name == judges.NUDENET
-        )  # nudenet is set up, never fetched by a job
+        set_up = key == "judges.unsafe" and name == judges.NUDENET  # by make nudenet; no job fetches it
+        known = there or set_up
         note = note if key in lacking else "" if known else "fetched when it is first needed, unless it is kept already"
         yield _tried(f"score.{key}", name, partial(Item, f"score.{key}", name, folder if there else None, note=note))
 
@@ -169,8 +168,8 @@ def _rest(params: dict, found: list[Item]) -> Iterator[Item]:
     read = [item for item in found if item.key.startswith(("prompts.", "score")) or item.key.endswith(".prompts")]
     if not any(item.problem for item in read):
         try:
-            skip = params["prompts"].get("skip_empty", False)
-            sets = read_sets({name: Path(path) for name, path in given.prompt_sets(params).items()}, skip)
+            paths = {name: Path(path) for name, path in given.prompt_sets(params).items()}
+            sets = read_sets(paths, given.skips_empty(params))
             judges.check_truth(absent.split(params["score"])[0]["judges"], params["concepts"], sets)
         except UserError as error:
             yield Item("score.judges", "", problem=str(error))

@@ -22,9 +22,8 @@ def renew(experiment: str) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Ours, in which jobs find this Python, and Snakemake the logger in rules/."""
-    first = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": "rules"}
-    return os.environ | {key: os.pathsep.join(filter(None, [own, os.environ.get(key)])) for key, own in first.items()}
+    """Ours, in which Snakemake finds the logger in rules/."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, ["rules", os.environ.get("PYTHONPATH")]))}
 
 
 def prefer_own_python() -> None:

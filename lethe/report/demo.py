@@ -12,6 +12,7 @@ import argparse
 import os
 from pathlib import Path
 
+from lethe.experiment.given import skips_empty
 from lethe.experiment.graph import Node, Plan
 from lethe.experiment.plan import build
 from lethe.files import io
@@ -30,7 +31,7 @@ def prompts(plan: Plan) -> dict[str, str]:
     """By set of SETS: the first prompt of the first erased concept; the first that must stay, of a neighbour if any."""
     name = next(iter(plan.params["grid"]["sets"].values()))[0]
     concept = plan.params["concepts"][name]
-    skip = plan.params["prompts"].get("skip_empty", False)
+    skip = skips_empty(plan.params)
     kept = read_prompts(Path(plan.params["prompts"]["retain"]), skip)
     near = [row for row in kept if row.artist in concept["neighbours"]]
     return {"forget": read_prompts(Path(concept["prompts"]), skip)[0].prompt, "keep": (near or kept)[0].prompt}

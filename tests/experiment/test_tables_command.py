@@ -25,16 +25,20 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_snakemake_takes_the_place_of_the_process(checkout, monkeypatch):
-    monkeypatch.setenv("PATH", "/bin")
+def test_snakemake_takes_the_place_of_the_process(checkout):
     with mock.patch.object(os, "execve") as run:
         tables.main()
     program, words, environment = run.call_args.args
     assert (program, words[:3]) == (sys.executable, [sys.executable, "-m", "snakemake"])
     assert words[3:] == ["--cores", "2", "--logger", "lethe", "--config", "params=mine.yaml"]
-    assert environment["PATH"] == f"{os.path.dirname(sys.executable)}:/bin"
     assert environment["PYTHONPATH"].split(":")[0] == "rules"
     assert not list(checkout.glob("reports/mine/*"))  # no results here, so the report is made anew
+
+
+def test_jobs_find_this_python(monkeypatch):
+    monkeypatch.setenv("PATH", "/bin")
+    tables.prefer_own_python()
+    assert os.environ["PATH"] == f"{os.path.dirname(sys.executable)}:/bin"
 
 
 def test_a_report_whose_results_are_there_stays(checkout):
